@@ -1,0 +1,59 @@
+# Two commands matter: `make demo` (run the cases) and `make test`. Both set everything up by themselves.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DVC := $(BIN)/dvc
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PYTHONHASHSEED := 0
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help setup demo test check lab verify export lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.ready ## make .venv with the locked dependencies
+
+# The stamp comes last: an interrupted set-up starts clean the next time.
+$(VENV)/.ready: requirements/lock.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "mktai-kit needs Python 3.11 or later; $(PYTHON) is $$($(PYTHON) --version 2>&1). Mend: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@echo "Setting up $(VENV) (once; about 1 GB, a few minutes) ..."
+	@rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements/lock.txt
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+# The runs to show are the stages that end in -demo: a new case joins through params.yaml alone.
+demo: setup ## run the case studies on real data, end to end, and say what they found
+	@runs=$$($(DVC) stage list --name-only | grep -E -- '-demo$$'); \
+	if $(DVC) status --quiet $$runs 2>/dev/null; then echo "All is up to date."; else $(DVC) repro $$runs; fi && \
+	$(BIN)/mktai found data/runs/*-demo
+
+test: setup ## check everything: export freshness, lint, notebooks, tests
+	@$(MAKE) --no-print-directory check
+	@$(BIN)/python -m pytest
+
+check: setup ## export freshness and lint, without the tests
+	@$(BIN)/python tests/freshness.py
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check tests
+
+lab: setup ## open the course map in JupyterLab
+	@$(BIN)/jupyter lab nbs/index.ipynb
+
+verify: setup ## run the smoke pipeline again elsewhere and compare every output by hash
+	@$(BIN)/mktai verify
+
+export: setup ## write mktai_kit/ and README.md from the notebooks
+	@$(BIN)/nbdev-export && $(BIN)/nbdev-clean && $(BIN)/python tests/freshness.py --write
+
+lock: ## pin all dependencies anew (needs uv)
+	@uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --extra dev pyproject.toml requirements/lock.in \
+	  --override requirements/overrides.txt --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
+	  --output-file requirements/lock.txt
+
+clean: ## remove the environment and everything that runs wrote
+	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache data/runs data/cache
