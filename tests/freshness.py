@@ -3,6 +3,7 @@
 `python tests/freshness.py` says what is stale and exits 1; with `--write` it writes README.md anew. Nothing else is touched: the export runs in a copy.
 """
 
+import re
 import shutil
 import subprocess
 import sys
@@ -70,8 +71,10 @@ def readme() -> str:
         done = execute(ROOT / "nbs" / "index.ipynb", Path(folder) / "index.ipynb", progress=False)
         cells = nbformat.read(done, as_version=4).cells
     kept = [c for c in cells if "hide" not in c.metadata.get("tags", [])]
+    text = "\n\n".join(filter(None, map(render, kept)))
+    text = re.sub(r"\]\((?![a-z]+:|#)", "](nbs/", text).replace("](nbs/../", "](")  # links as seen from the top
     head = "<!-- Written from nbs/index.ipynb by `make export`; edit that notebook. -->\n\n"
-    return head + "\n\n".join(filter(None, map(render, kept))) + "\n"
+    return head + text + "\n"
 
 
 def main() -> int:

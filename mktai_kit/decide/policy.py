@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Offer', 'incremental_profit', 'offer_cost', 'choose', 'spend_by_rank', 'at_random', 'bootstrap_sums',
-           'compare_policies', 'plot_policies', 'break_even_effect', 'scenario_table']
+           'compare_policies', 'plot_policies', 'break_even_effect', 'scenario_table', 'sample_size']
 
 # %% ../../nbs/decide/01_policy.ipynb #imports
 from collections.abc import Mapping, Sequence
@@ -296,3 +296,29 @@ def scenario_table(offer: Offer, chance, spend_expected, active, spend_if_active
                 total += (take * incremental_profit(this, active[rows], spend_if_active[rows])).sum()
             out[(effect, margin)] = total / len(np.unique(period))
     return pd.Series(out).unstack().rename_axis(index=_("effect"), columns=_("margin"))
+
+# %% ../../nbs/decide/01_policy.ipynb #sample-size
+def sample_size(share: float, change: float, level: float = 0.05, power: float = 0.8) -> int:
+    """Customers per arm to see a change in a share with a two-sided z-test, half of them treated.
+
+    Parameters
+    ----------
+    share : float in (0, 1), the share without treatment
+    change : float, what treatment adds to it (negative: takes away)
+    level : float, chance of a false alarm
+    power : float, chance to see the change if it is there
+
+    Returns
+    -------
+    int, customers in each of the two arms. Source: Fleiss, Levin and Paik (2003), ch. 4, without continuity correction
+    """
+    from scipy.stats import norm
+
+    with_treatment = share + change
+    if change == 0 or not (0 < share < 1 and 0 <= with_treatment <= 1 and 0 < level < 1 and 0 < power < 1):
+        what = f"a change of {change} from {share} cannot be tested."
+        raise KitError(what, where="sample_size", mend="give shares between 0 and 1, and a change that is not 0.")
+    middle = (share + with_treatment) / 2
+    spread_null = norm.ppf(1 - level / 2) * np.sqrt(2 * middle * (1 - middle))
+    spread = norm.ppf(power) * np.sqrt(share * (1 - share) + with_treatment * (1 - with_treatment))
+    return int(np.ceil(((spread_null + spread) / change) ** 2))

@@ -15,6 +15,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..settings import KitError
@@ -32,28 +33,39 @@ class RecencyBaseline(ClassifierMixin, BaseEstimator):
     def __init__(self, column="recency_days", n_groups=10):
         self.column, self.n_groups = column, n_groups
 
-    def _ranker(self, X):
-        return np.asarray(X[self.column] if isinstance(X, pd.DataFrame) else np.asarray(X)[:, self.column], dtype=float)
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_class, tags.input_tags.allow_nan = False, True
+        return tags
 
     def fit(self, X, y):
-        """Learn the rate of each group from `X` (n rows) and `y` in {0, 1}."""
-        values, y = self._ranker(X), np.asarray(y, dtype=float)
-        self.classes_ = np.array([0, 1])
-        self.edges_ = np.unique(np.quantile(values, np.linspace(0, 1, self.n_groups + 1)[1:-1]))
-        group = np.searchsorted(self.edges_, values, side="right")
+        """Learn the rate of each group from `X` (n rows) and `y`, two classes of which the later in order is the event."""
+        X, y = validate_data(self, X, y, dtype=float, ensure_all_finite="allow-nan")
+        check_classification_targets(y)
+        self.classes_, event = np.unique(y, return_inverse=True)
+        if len(self.classes_) > 2:
+            raise ValueError("Only binary classification is supported. The type of the target is multiclass.")
+        names = list(getattr(self, "feature_names_in_", range(X.shape[1])))
+        if self.column not in names:
+            raise KitError(f"column {self.column!r} is missing.", where="RecencyBaseline", mend="name the column that ranks customers.")
+        self.index_ = names.index(self.column)
+        self.edges_ = np.unique(np.nanquantile(X[:, self.index_], np.linspace(0, 1, self.n_groups + 1)[1:-1]))
+        group = np.searchsorted(self.edges_, X[:, self.index_], side="right")
         n = np.bincount(group, minlength=len(self.edges_) + 1)
-        self.rate_ = (np.bincount(group, weights=y, minlength=len(n)) + y.mean()) / (n + 1)
+        self.rate_ = (np.bincount(group, weights=event, minlength=len(n)) + event.mean()) / (n + 1)
         return self
 
     def predict_proba(self, X):
-        """Probabilities of 0 and 1, shape (n, 2)."""
+        """Probabilities of the two classes, shape (n, 2)."""
         check_is_fitted(self)
-        p = self.rate_[np.searchsorted(self.edges_, self._ranker(X), side="right")]
-        return np.column_stack([1 - p, p])
+        X = validate_data(self, X, reset=False, dtype=float, ensure_all_finite="allow-nan")
+        p = self.rate_[np.searchsorted(self.edges_, X[:, self.index_], side="right")]
+        return np.column_stack([1 - p, p])[:, : len(self.classes_)]
 
     def predict(self, X):
         """The likelier class of each row."""
-        return (self.predict_proba(X)[:, 1] >= 0.5).astype(int)
+        chance = self.predict_proba(X)
+        return self.classes_[chance.argmax(axis=1)]
 
 # %% ../../nbs/methods/03_propensity.ipynb #log-scale
 class SignedLog(TransformerMixin, BaseEstimator):
