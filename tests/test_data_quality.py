@@ -110,7 +110,9 @@ def test_staleness_follows_the_tables_own_habit():
 
 def test_silent_stretches_are_found():
     found = findings(lambda f: f[(f["timestamp"] < "2017-02-01") | (f["timestamp"] > "2017-02-20")])
-    assert any("silent stretches" in text for _, text in found)
+    assert any(text.startswith("one silent stretch of 2") for _, text in found)
+    found = findings(lambda f: f[~f["timestamp"].dt.day.between(5, 20)])
+    assert any("silent stretches, the longest of" in text for _, text in found)
 
 
 def test_numbers_and_dates_written_as_text_are_no_formulas():

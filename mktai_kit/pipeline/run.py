@@ -872,7 +872,7 @@ def spreadsheet_safe(frame: pd.DataFrame) -> pd.DataFrame:
             out.isetitem(i, frame.iloc[:, i].astype(object).map(_harmless, na_action="ignore"))
     return out
 
-# %% ../../nbs/pipeline/01_run.ipynb #results-class
+# %% ../../nbs/pipeline/01_run.ipynb #write-parts
 FINDINGS = (3, 7)  # a manager remembers no more
 
 
@@ -882,15 +882,49 @@ def _file_name(name: object) -> str:
     return str(name)
 
 
-def _texts(key: str, lines: object) -> list[str]:
-    texts = lines if isinstance(lines, list | tuple) else []
-    if not texts or not all(isinstance(t, str) and t.strip() and "\n" not in t and len(t) <= 300 for t in texts):
-        raise KitError(f"{key} is not a list of short texts.", where="summary", mend="give single lines of at most 300 letters.")
-    return list(texts)
+def _write(path: Path, content: bytes) -> Path:
+    with atomic(path) as out:
+        out.write_bytes(content)
+    return path
 
 
+def _json_bytes(value: object, digits: int | None, where: str) -> bytes:
+    text = json.dumps(plain(value, digits, where), indent=1, ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "replace") + b"\n"
+
+
+def _check_summary(told: Mapping) -> None:
+    for key in ("title", "question", "decision"):
+        if not isinstance(told[key], str) or not told[key].strip():
+            raise KitError(f"{key} is empty.", where="summary", mend="say it in one or two sentences.")
+    for key in ("findings", "limits"):
+        texts = told[key] if isinstance(told[key], list | tuple) else []
+        if not texts or not all(isinstance(t, str) and t.strip() and "\n" not in t and len(t) <= 300 for t in texts):
+            mend = "give single lines of at most 300 letters."
+            raise KitError(f"{key} is not a list of short texts.", where="summary", mend=mend)
+    if not FINDINGS[0] <= len(told["findings"]) <= FINDINGS[1]:
+        raise KitError(f"there are {len(told['findings'])} findings.", where="summary", mend="give three to seven.")
+
+
+def _write_parquet(frame: pd.DataFrame, path: Path) -> Path:
+    """The frame without pandas' own metadata, which hold versions."""
+    pa, parquet = require("pyarrow", "run"), require("pyarrow.parquet", "run")
+    table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+    with atomic(path) as out:
+        parquet.write_table(table, out, version="2.6", compression="snappy", store_schema=False)
+    return path
+
+
+def _model_bytes(name: str, model: object) -> bytes:
+    booster = model.get_booster() if hasattr(model, "get_booster") else model
+    if not hasattr(booster, "save_raw"):
+        mend = "save xgboost models, and what JSON can hold as `preprocessing`; a pickle is not safe to open."
+        raise KitError(f"a {type(model).__name__} is not an xgboost model.", where=f"model {name!r}", mend=mend)
+    return bytes(booster.save_raw("ubj"))
+
+# %% ../../nbs/pipeline/01_run.ipynb #results-class
 class Results:
-    """Writes what a case found into one folder, each file whole or not at all.
+    """Writes what a case found into one folder, each file whole or not at all; every method returns the Path it wrote.
 
     Parameters
     ----------
@@ -902,66 +936,45 @@ class Results:
         self.folder = Path(out_dir or tempfile.mkdtemp(prefix="mktai-"))
         self.digits = digits
 
-    def _json(self, name: str, value: object, digits: int | None) -> Path:
-        text = json.dumps(plain(value, digits, name.removesuffix(".json")), indent=1, ensure_ascii=False, allow_nan=False)
-        return self._bytes(name, text.encode("utf-8", "replace") + b"\n")
-
-    def _bytes(self, name: str, content: bytes) -> Path:
-        with atomic(self.folder / name) as out:
-            out.write_bytes(content)
-        return self.folder / name
-
     def metrics(self, values: Mapping) -> Path:
         """Write metrics.json: nested mappings of numbers, texts and Estimates."""
-        return self._json("metrics.json", values, self.digits)
+        return _write(self.folder / "metrics.json", _json_bytes(values, self.digits, "metrics"))
 
     def summary(self, title: str, question: str, findings: list, decision: str, limits: list, **more: object) -> Path:
-        """Write summary.json; 3 to 7 `findings`, a text for `title`, `question` and `decision`, and at least one of `limits`."""
-        for key, text in (("title", title), ("question", question), ("decision", decision)):
-            if not isinstance(text, str) or not text.strip():
-                raise KitError(f"{key} is empty.", where="summary", mend="say it in one or two sentences.")
-        if not FINDINGS[0] <= len(_texts("findings", findings)) <= FINDINGS[1]:
-            raise KitError(f"there are {len(findings)} findings.", where="summary", mend="give three to seven.")
-        told = {"title": title, "question": question, "findings": list(findings), "decision": decision}
-        return self._json("summary.json", {**told, "limits": _texts("limits", limits), **more}, self.digits)
+        """Write summary.json: texts, three to seven `findings` and at least one of `limits`, all short lines."""
+        told = {"title": title, "question": question, "findings": findings, "decision": decision, "limits": limits}
+        _check_summary(told)
+        return _write(self.folder / "summary.json", _json_bytes({**told, **more}, self.digits, "summary"))
 
     def card(self, values: Mapping) -> Path:
         """Write card.json, the model card."""
-        return self._json("card.json", values, self.digits)
+        return _write(self.folder / "card.json", _json_bytes(values, self.digits, "card"))
 
     def record(self, values: Mapping) -> Path:
         """Write record.json, the run record; its numbers are parameters, so they are not rounded."""
-        return self._json("record.json", values, None)
+        return _write(self.folder / "record.json", _json_bytes(values, None, "record"))
 
     def plot(self, name: str, frame: pd.DataFrame) -> Path:
         """Write plots/<name>.csv: the points behind a figure, one column per axis; a named index becomes a column."""
         frame = frame.reset_index() if any(frame.index.names) else frame
         text = rounded(frame, self.digits).to_csv(index=False, lineterminator="\n")
-        return self._bytes(f"plots/{_file_name(name)}.csv", text.encode())
+        return _write(self.folder / "plots" / f"{_file_name(name)}.csv", text.encode("utf-8", "replace"))
 
     def actions(self, frame: pd.DataFrame) -> Path:
-        """Write actions.csv (safe to open in a spreadsheet; texts quoted) and actions.parquet, one row per action; returns the CSV."""
+        """Write actions.csv (safe in a spreadsheet, texts quoted) and actions.parquet (as it is), one row per action."""
         frame = rounded(frame, self.digits)
+        _write_parquet(frame, self.folder / "actions.parquet")
         text = spreadsheet_safe(frame).to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-        pa, parquet = require("pyarrow", "run"), require("pyarrow.parquet", "run")
-        table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
-        with atomic(self.folder / "actions.parquet") as out:
-            parquet.write_table(table, out, version="2.6", compression="snappy", store_schema=False)
-        return self._bytes("actions.csv", text.encode("utf-8", "replace"))
+        return _write(self.folder / "actions.csv", text.encode("utf-8", "replace"))
 
     def model(self, models: object, preprocessing: Mapping | None = None) -> Path:
-        """Write model/<name>.ubj for each xgboost model (one model, or a mapping of names to models), and preprocessing.json."""
+        """Write model/<name>.ubj for one xgboost model or a mapping of them, and preprocessing.json (12 digits)."""
         models = models if isinstance(models, Mapping) else {"model": models}
         with atomic(self.folder / "model", folder=True) as folder:
             for name, model in models.items():
-                booster = model.get_booster() if hasattr(model, "get_booster") else model
-                if not hasattr(booster, "save_raw"):
-                    mend = "save xgboost models here, and what JSON can hold in `preprocessing`; a pickle would not be safe to open."
-                    raise KitError(f"a {type(model).__name__} is not an xgboost model.", where=f"model {name!r}", mend=mend)
-                (folder / f"{_file_name(name)}.ubj").write_bytes(bytes(booster.save_raw("ubj")))
+                (folder / f"{_file_name(name)}.ubj").write_bytes(_model_bytes(name, model))
             if preprocessing is not None:
-                held = json.dumps(plain(preprocessing, 12, "preprocessing"), indent=1, ensure_ascii=False, allow_nan=False)
-                (folder / "preprocessing.json").write_text(held + "\n", encoding="utf-8")
+                (folder / "preprocessing.json").write_bytes(_json_bytes(preprocessing, 12, "preprocessing"))
         return self.folder / "model"
 
 # %% ../../nbs/pipeline/01_run.ipynb #set-aside

@@ -887,6 +887,6 @@ def plot_gaps(report: FairnessReport, ax=None, metrics: Sequence[str] | None = N
         for v in shown
     ]
     if shown:
-        ax.legend(marks, [_(v) for v in shown], loc="best", frameon=False)
+        ax.legend(marks, [_(v) for v in shown], loc="upper right", bbox_to_anchor=(1, -0.14), ncols=len(shown), frameon=False)
     ax.set_title(_("Gaps between groups: {verdict}").format(verdict=_(report.verdict)))
     return ax
