@@ -42,7 +42,7 @@ check: setup ## export freshness and lint, without the tests
 	@$(BIN)/ruff format --check tests
 
 lab: setup ## open the course map in JupyterLab
-	@$(BIN)/jupyter lab nbs/index.ipynb
+	@$(BIN)/jupyter lab nbs/index.ipynb --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
 
 verify: setup ## run the smoke pipeline again elsewhere and compare every output by hash
 	@$(BIN)/mktai verify

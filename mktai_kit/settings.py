@@ -45,6 +45,10 @@ def expect_fail(kind: type[BaseException] = KitError, holds: str = "") -> Iterat
     ----------
     kind : exception class expected
     holds : str that the message must contain
+
+    Yields
+    ------
+    None; raises AssertionError where the block raises nothing, or something else
     """
     try:
         yield
@@ -77,7 +81,16 @@ CHOICES = {"engine": ("duckdb",), "language": ("en", "es"), "profile": ("smoke",
 
 
 def find_root(start: Path | str = ".") -> Path | None:
-    """The nearest folder at or above `start` whose settings.ini has a [mktai] section, or None."""
+    """The nearest folder at or above `start` whose settings.ini has a [mktai] section.
+
+    Parameters
+    ----------
+    start : folder
+
+    Returns
+    -------
+    Path, or None where there is no workspace
+    """
     start = Path(start).resolve()
     for folder in (start, *start.parents):
         if (folder / "settings.ini").is_file() and "[mktai]" in (folder / "settings.ini").read_text(encoding="utf-8"):
@@ -195,6 +208,16 @@ def atomic(path: Path | str, folder: bool = False) -> Iterator[Path]:
 def gettext(text: str) -> str:
     """`text` in the workspace's language (`language` in settings.ini); unchanged where the catalogue lacks it.
 
+    Parameters
+    ----------
+    text : str, in English
+
+    Returns
+    -------
+    str
+
+    Notes
+    -----
     By convention imported as `_`, so that standard tools find the strings to translate.
     """
     folder = Path(__file__).parent / "locale" if "__file__" in globals() else Path("mktai_kit/locale")

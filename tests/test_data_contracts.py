@@ -49,7 +49,9 @@ def test_every_contract_is_sound():
 
 
 def test_the_tables_of_the_three_cases_are_there():
-    needed = "customers products sessions events orders order_lines accounts usage tickets invoices stores transactions "
+    needed = (
+        "customers products sessions events orders order_lines accounts usage tickets invoices stores transactions "
+    )
     needed += "campaigns exposures offers consent identities promotions"
     assert set(needed.split()) <= set(c.TABLES)
 
@@ -156,7 +158,10 @@ BAD = {
         lambda: basket_lines(timestamp=pd.date_range("2017-01-01", periods=5, tz="UTC")),
         ("timestamp", "holds moments without time zone (2017-12-31 23:59)"),
     ),
-    "future": (lambda: basket_lines(timestamp=["2017-01-01"] * 4 + ["2017-12-02"]), ("timestamp", "not after 2017-12-01")),
+    "future": (
+        lambda: basket_lines(timestamp=["2017-01-01"] * 4 + ["2017-12-02"]),
+        ("timestamp", "not after 2017-12-01"),
+    ),
     "column twice": (
         lambda: pd.concat([basket_lines(), basket_lines()[["amount"]]], axis=1),
         ("amount", "column appears twice"),
@@ -204,7 +209,9 @@ def test_repeated_index_labels_do_not_confuse_the_count():
 
 def test_one_of_several_columns_is_needed():
     events = pd.DataFrame({"timestamp": ["2017-01-01"], "event_type": ["view"]})
-    assert list(found("events", events)) == [("", "rule 'has at least one of customer_id, visitor_id, account_id' broken")]
+    assert list(found("events", events)) == [
+        ("", "rule 'has at least one of customer_id, visitor_id, account_id' broken")
+    ]
     c.validate("events", events.assign(visitor_id="v"))
 
 

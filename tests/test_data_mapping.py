@@ -12,7 +12,9 @@ from mktai_kit.settings import KitError
 
 
 def test_import_is_light():
-    code = "import sys, mktai_kit.data.mapping; print([m for m in ('pandera', 'yaml', 'matplotlib') if m in sys.modules])"
+    code = (
+        "import sys, mktai_kit.data.mapping; print([m for m in ('pandera', 'yaml', 'matplotlib') if m in sys.modules])"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
@@ -114,7 +116,12 @@ def one_column(tmp_path, column, spec, values, table="orders"):
         ("timestamp", "{from: x, format: epoch}", [0, 86400], ["1970-01-01", "1970-01-02"]),
         ("timestamp", "{from: x, format: epoch_ms}", ["0", "86400000"], ["1970-01-01", "1970-01-02"]),
         ("timestamp", '{from: x, format: "%Y%m%d"}', [19970101, 19970102], ["1997-01-01", "1997-01-02"]),
-        ("timestamp", "{from: x, timezone: Europe/Madrid}", ["2017-01-01T23:00Z", "2017-07-01T22:00Z"], ["2017-01-02", "2017-07-02"]),
+        (
+            "timestamp",
+            "{from: x, timezone: Europe/Madrid}",
+            ["2017-01-01T23:00Z", "2017-07-01T22:00Z"],
+            ["2017-01-02", "2017-07-02"],
+        ),
         ("status", "{from: x, values: {1: paid, '*': other}}", [1.0, 2.0], ["paid", "other"]),
         ("status", "{from: x, values: {1.5: paid, '*': other}}", [1.5, 2.5], ["paid", "other"]),
         ("status", "{from: x, values: {true: paid, false: open}}", [True, False], ["paid", "open"]),
@@ -130,7 +137,7 @@ def test_mapped_values(tmp_path, column, spec, values, expected):
 @pytest.mark.parametrize(
     "column, spec, values, message",
     [
-        ("amount", "{from: x, unit: cents}", ["1", "many"], "not numbers in 1 of 1 rows: 'many'"),
+        ("amount", "{from: x, unit: cents}", ["1", "many"], "not numbers in 1 of 2 rows: 'many'"),
         ("timestamp", '{from: x, format: "%d/%m/%Y"}', ["13/01/2017", "2017-01-13"], "1 of 2 dates do not fit"),
         ("timestamp", "{from: x, dayfirst: true}", ["13/01/2017", "2017-01-13"], "1 of 2 dates do not fit"),
         ("timestamp", "{from: x, timezone: Mars/Base}", ["2017-01-13"], "say the format"),
@@ -159,7 +166,9 @@ def test_files_with_commas_patterns_and_leading_zeros(tmp_path):
 
 def test_ids_agree_between_a_csv_and_a_parquet(tmp_path):
     (tmp_path / "customers.csv").write_text("id\n1\n2\n")
-    pd.DataFrame({"o": [1], "id": [2], "t": pd.to_datetime(["2017-01-01"]), "a": [1.0]}).to_parquet(tmp_path / "orders.parquet")
+    pd.DataFrame({"o": [1], "id": [2], "t": pd.to_datetime(["2017-01-01"]), "a": [1.0]}).to_parquet(
+        tmp_path / "orders.parquet"
+    )
     text = "tables: {customers: {columns: {customer_id: id}},"
     text += " orders: {columns: {order_id: o, customer_id: id, timestamp: t, amount: a}}}"
     out = apply_mapping(mapping(tmp_path, text), tmp_path)

@@ -61,7 +61,10 @@ def make_wheel(path, members):
         for name, content in {**members, "tiny-1.0.dist-info/RECORD": b""}.items():
             z.writestr(zipfile.ZipInfo(name), content)
         z.writestr(zipfile.ZipInfo("tiny-1.0.dist-info/METADATA"), "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
-        z.writestr(zipfile.ZipInfo("tiny-1.0.dist-info/WHEEL"), "Wheel-Version: 1.0\nGenerator: us\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        z.writestr(
+            zipfile.ZipInfo("tiny-1.0.dist-info/WHEEL"),
+            "Wheel-Version: 1.0\nGenerator: us\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        )
     return sources.Wheel("tiny", "1.0", path.name, path.stat().st_size, sha(path.read_bytes()))
 
 
@@ -77,8 +80,13 @@ class World:
         self.home, self.index = home, home / "index"
         self.index.mkdir()
         self.wheel_path = self.index / "tiny-1.0-py3-none-any.whl"
-        self.wheel = make_wheel(self.wheel_path, {"tiny/data.csv": DATA, "tiny/more.txt": MORE, "tiny/__init__.py": b"1 / 0"})
-        files = (sources.File("data.csv", len(DATA), sha(DATA), "tiny/data.csv"), sources.File("more.txt", len(MORE), sha(MORE), "tiny/more.txt"))
+        self.wheel = make_wheel(
+            self.wheel_path, {"tiny/data.csv": DATA, "tiny/more.txt": MORE, "tiny/__init__.py": b"1 / 0"}
+        )
+        files = (
+            sources.File("data.csv", len(DATA), sha(DATA), "tiny/data.csv"),
+            sources.File("more.txt", len(MORE), sha(MORE), "tiny/more.txt"),
+        )
         self.source = make_source(files=files, wheel=self.wheel)
         self.settings = Settings(root=home, data_dir=home / "raw", runs_dir=home / "runs", cache_dir=home / "cache")
         self.folder = home / "raw" / "tiny"
@@ -151,8 +159,12 @@ def test_unknown_name_is_answered_with_the_nearest(call):
 
 
 def test_unknown_variant_and_table(world):
-    assert "did you mean 'local'" in complaint(sources.fetch, "complete_journey", settings=world.settings, variant="locale")
-    assert "did you mean 'transactions'" in complaint(sources.load, "complete_journey", ["transaction"], settings=world.settings)
+    assert "did you mean 'local'" in complaint(
+        sources.fetch, "complete_journey", settings=world.settings, variant="locale"
+    )
+    assert "did you mean 'transactions'" in complaint(
+        sources.load, "complete_journey", ["transaction"], settings=world.settings
+    )
 
 
 ENTRY = """
@@ -204,7 +216,13 @@ def test_fetch_is_whole_and_clean(world):
     assert world.fetch() == world.folder and world.is_whole()
     assert sorted(p.name for p in world.cached.parent.iterdir()) == [world.cached.name]
     manifest = json.loads((world.folder / "manifest.json").read_text())
-    assert manifest == {"data": "tiny", "files": {"data.csv": {"sha256": sha(DATA), "size": len(DATA)}, "more.txt": {"sha256": sha(MORE), "size": len(MORE)}}}
+    assert manifest == {
+        "data": "tiny",
+        "files": {
+            "data.csv": {"sha256": sha(DATA), "size": len(DATA)},
+            "more.txt": {"sha256": sha(MORE), "size": len(MORE)},
+        },
+    }
 
 
 def test_the_manifest_is_the_same_everywhere(world, tmp_path):
@@ -361,7 +379,9 @@ def test_the_real_pip_refuses_a_wrong_hash_and_a_missing_version(world, monkeypa
 
 def test_wrong_hash_of_a_file(world):
     bad = dataclasses.replace(world.source.files[1], sha256="0" * 64)
-    text = check_failure(world, "more.txt has SHA-256", source=dataclasses.replace(world.source, files=(world.source.files[0], bad)))
+    text = check_failure(
+        world, "more.txt has SHA-256", source=dataclasses.replace(world.source, files=(world.source.files[0], bad))
+    )
     assert "the catalogue says 000000000000" in text
     world.fetch()
     assert world.is_whole()
@@ -421,7 +441,15 @@ def test_a_member_that_points_elsewhere_goes_where_we_say(world):
     assert (world.home / "out").read_bytes() == b"evil" and not list(world.home.parent.glob("evil.txt"))
 
 
-@pytest.mark.parametrize("number, says", [(errno.ENOSPC, "disk is full"), (errno.EDQUOT, "disk is full"), (errno.EACCES, "folder that you may"), (errno.EROFS, "folder that you may")])
+@pytest.mark.parametrize(
+    "number, says",
+    [
+        (errno.ENOSPC, "disk is full"),
+        (errno.EDQUOT, "disk is full"),
+        (errno.EACCES, "folder that you may"),
+        (errno.EROFS, "folder that you may"),
+    ],
+)
 @pytest.mark.parametrize("mode", ["wb", "a"])
 def test_disk_that_does_not_take_it(world, monkeypatch, number, says, mode):
     """`wb` is the first data file, `a` the lock in a folder that cannot be written."""
@@ -439,7 +467,9 @@ def test_disk_that_does_not_take_it(world, monkeypatch, number, says, mode):
     assert world.is_whole()
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere; simulated above")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere; simulated above"
+)
 def test_folder_that_may_not_be_written_to(world, tmp_path):
     (tmp_path / "raw").mkdir(mode=0o500)
     assert "Permission denied" in complaint(world.fetch)
@@ -565,7 +595,12 @@ def site(tmp_path):
     """A web server on this machine: /data.csv, /data.zip, /long, /cut and nothing else."""
     (tmp_path / "zipped").mkdir()
     make_wheel(tmp_path / "zipped" / "data.zip", {"inner/data.csv": DATA})
-    pages = {"/data.csv": DATA, "/data.zip": (tmp_path / "zipped" / "data.zip").read_bytes(), "/long": DATA * 99, "/cut": DATA[:-9]}
+    pages = {
+        "/data.csv": DATA,
+        "/data.zip": (tmp_path / "zipped" / "data.zip").read_bytes(),
+        "/long": DATA * 99,
+        "/cut": DATA[:-9],
+    }
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -603,7 +638,10 @@ def test_from_a_zip_at_an_address(world, site):
     assert sorted(p.name for p in folder.iterdir()) == ["data.csv", "manifest.json"]
 
 
-@pytest.mark.parametrize("path, says", [("/none", "404"), ("/long", "more than the"), ("/cut", "no network"), ("/data.zip", "SHA-256|more than the")])
+@pytest.mark.parametrize(
+    "path, says",
+    [("/none", "404"), ("/long", "more than the"), ("/cut", "no network"), ("/data.zip", "SHA-256|more than the")],
+)
 def test_address_fails(world, site, path, says):
     text = complaint(world.fetch, at_address(site + path))
     assert any(s in text for s in says.split("|")), text
@@ -677,7 +715,9 @@ def test_corrupt_parquet(tmp_path, content):
 
 
 def test_parquet_without_a_column(tmp_path):
-    folder = place(tmp_path / "f", "online_retail_ii", {"online_retail_II_2009_2010.parquet": as_parquet(Invoice=["1"])})
+    folder = place(
+        tmp_path / "f", "online_retail_ii", {"online_retail_II_2009_2010.parquet": as_parquet(Invoice=["1"])}
+    )
     assert "cannot be read" in complaint(sources.load, "online_retail_ii", folder=folder)
 
 
@@ -720,7 +760,17 @@ def test_hostile_pickles_are_refused(tmp_path, monkeypatch, content):
     assert os.listdir() == ["p.pkl"]
 
 
-@pytest.mark.parametrize("content", [b"", b"\x80\x04", pickle.dumps(slice(1)), pickle.dumps({"a": 1}), lzma.compress(b"x" * 99)[:40], pickle.dumps(7)[:-1]])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x80\x04",
+        pickle.dumps(slice(1)),
+        pickle.dumps({"a": 1}),
+        lzma.compress(b"x" * 99)[:40],
+        pickle.dumps(7)[:-1],
+    ],
+)
 def test_pickles_that_hold_no_frame(tmp_path, content):
     (tmp_path / "p.pkl").write_bytes(content)
     complaint(sources.read_pickled_frame, tmp_path / "p.pkl")
@@ -771,8 +821,15 @@ def test_complete_journey(tmp_path):
     t = sources.load("complete_journey", folder=folder)
     check_tables("complete_journey", t)
     assert "promotions" not in t
-    assert t["customers"]["customer_id"].tolist() == [1, 2] and t["customers"]["age_band"].isna().tolist() == [True, False]
-    assert t["products"]["product_id"].tolist() == [11, 12, 99] and t["products"]["department"].isna().tolist() == [False, True, True]
+    assert t["customers"]["customer_id"].tolist() == [1, 2] and t["customers"]["age_band"].isna().tolist() == [
+        True,
+        False,
+    ]
+    assert t["products"]["product_id"].tolist() == [11, 12, 99] and t["products"]["department"].isna().tolist() == [
+        False,
+        True,
+        True,
+    ]
     assert len(t["offers"]) == 1 and t["events"]["event_type"].tolist() == ["coupon_redemption"]
     check_tables("complete_journey", sources.load("complete_journey", "promotions", folder=folder))
 
@@ -785,7 +842,9 @@ def test_complete_journey_on_the_shops_clock(tmp_path):
 
 def test_cdnow(tmp_path):
     master = b" customer_id  date number_of_cds  dollar_value\r\n 00001 19970101  1   11.77\r\n 00004 19970112  2   0.00\r\n 00004 19970112  2   0.00\r\n"
-    folder = place(tmp_path / "f", "cdnow", {"CDNOW_master.txt": master, "CDNOW_sample.txt": b" 00004 0001 19970112  2   0.00\r\n"})
+    folder = place(
+        tmp_path / "f", "cdnow", {"CDNOW_master.txt": master, "CDNOW_sample.txt": b" 00004 0001 19970112  2   0.00\r\n"}
+    )
     t = sources.load("cdnow", folder=folder)
     check_tables("cdnow", t)
     assert t["customers"]["in_sample"].tolist() == [False, True] and t["orders"]["order_id"].tolist() == [1, 2, 3]
@@ -802,7 +861,9 @@ def test_telco_variants_agree(tmp_path):
     head += "DeviceProtection,TechSupport,StreamingTV,StreamingMovies,Contract,PaperlessBilling,PaymentMethod,MonthlyCharges,TotalCharges,Churn\n"
     row = "{},{},0,Yes,No,{},No," + ",".join(SERVICES) + ",Yes,Mailed check,29.85,{},{}\n"
     csv = head + row.format("7590-A", "Female", 1, "29.85", "Yes") + row.format("7590-B", "Male", 0, " ", "No")
-    full = sources.load("telco", variant="full", folder=place(tmp_path / "a", "telco", {"Telco-Customer-Churn.csv": csv.encode()}))
+    full = sources.load(
+        "telco", variant="full", folder=place(tmp_path / "a", "telco", {"Telco-Customer-Churn.csv": csv.encode()})
+    )
     names = [sources._snake(c) for c in head.strip().replace("StreamingTV", "StreamingTv").split(",")[7:16]]
     columns = {
         "rownames": [1, 2], "churn": ["Yes", "No"], "female": [1, 0], "senior_citizen": [0, 0], "partner": [1, 1], "dependents": [0, 0],
@@ -817,7 +878,9 @@ def test_telco_variants_agree(tmp_path):
     check_tables("telco", model)
     without = [t["accounts"].drop(columns="account_id") for t in (full, model)]
     pd.testing.assert_frame_equal(*without)
-    assert full["accounts"]["total_amount"].isna().tolist() == [False, True] and full["accounts"]["churned"].tolist() == [True, False]
+    assert full["accounts"]["total_amount"].isna().tolist() == [False, True] and full["accounts"][
+        "churned"
+    ].tolist() == [True, False]
 
 
 def test_online_shoppers(tmp_path):
@@ -848,10 +911,17 @@ def test_online_retail(tmp_path):
         Invoice=invoice, StockCode=code, Description=text, Quantity=quantity, Price=price, Country=["Spain"] * len(lines),
         **{"Customer ID": customer, "InvoiceDate": ["2009-12-01 07:45:00"] * len(lines)},
     )  # fmt: skip
-    t = sources.load("online_retail_ii", folder=place(tmp_path / "f", "online_retail_ii", {"online_retail_II_2009_2010.parquet": raw}))
+    t = sources.load(
+        "online_retail_ii",
+        folder=place(tmp_path / "f", "online_retail_ii", {"online_retail_II_2009_2010.parquet": raw}),
+    )
     check_tables("online_retail_ii", t)
     orders = t["orders"].set_index("order_id")
-    assert orders["amount"].to_dict() == {"1": 25.5, "2": 1.0, "5": 0.0} and orders["customer_id"].isna().to_dict() == {"1": False, "2": True, "5": False}
+    assert orders["amount"].to_dict() == {"1": 25.5, "2": 1.0, "5": 0.0} and orders["customer_id"].isna().to_dict() == {
+        "1": False,
+        "2": True,
+        "5": False,
+    }
     assert t["order_lines"]["line"].tolist() == [1, 2, 3, 1, 1]
     assert t["returns"][["quantity", "amount", "cancellation_id"]].values.tolist() == [[1, 1.0, "C6"]]
     products = t["products"].set_index("product_id")
@@ -869,12 +939,20 @@ def test_open_bandit(tmp_path):
     t = sources.load("open_bandit", variant="bts-men", folder=folder)
     check_tables("open_bandit", t)
     seen = t["exposures"]
-    assert seen["clicked"].tolist() == [True, False] and seen["reward"].tolist() == [1.0, 0.0] and seen["campaign_id"].tolist() == ["men"] * 2
-    assert seen["creative_id"].isin(t["products"]["product_id"]).all() and seen["timestamp"][0] == pd.Timestamp("2019-11-24 00:00:17.004101")
+    assert (
+        seen["clicked"].tolist() == [True, False]
+        and seen["reward"].tolist() == [1.0, 0.0]
+        and seen["campaign_id"].tolist() == ["men"] * 2
+    )
+    assert seen["creative_id"].isin(t["products"]["product_id"]).all() and seen["timestamp"][0] == pd.Timestamp(
+        "2019-11-24 00:00:17.004101"
+    )
 
 
 def test_load_before_fetch(world):
-    assert "mktai data fetch telco --variant full" in complaint(sources.load, "telco", variant="full", settings=world.settings)
+    assert "mktai data fetch telco --variant full" in complaint(
+        sources.load, "telco", variant="full", settings=world.settings
+    )
     assert "no loader" in complaint(sources.load, world.source, settings=world.settings)
 
 
@@ -895,8 +973,12 @@ def real(tmp_path):
         files, fetched = source.files_of(variant), settings.data_dir / source.folder(variant)
         if sources._complete(files, fetched):
             return fetched
-        if settings.mirror is not None and all(f.origin == "address" and (settings.mirror / f.name).is_file() for f in files):
-            return sources.fetch(name, tmp_path / source.folder(variant), settings=settings, variant=variant, progress=False)
+        if settings.mirror is not None and all(
+            f.origin == "address" and (settings.mirror / f.name).is_file() for f in files
+        ):
+            return sources.fetch(
+                name, tmp_path / source.folder(variant), settings=settings, variant=variant, progress=False
+            )
         pytest.skip(f"{name} is neither fetched nor in the mirror (MKTAI_MIRROR)")
 
     return folder

@@ -15,6 +15,8 @@ NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpo
 def test_runs(path, tmp_path):
     before = path.read_bytes()
     # A case writes its outputs where it is told to; its defaults are the smoke profile.
-    given = {"out_dir": str(tmp_path / "run")} if path.parent.name == "cases" and "out_dir" in parameters_of(path) else None
+    given = (
+        {"out_dir": str(tmp_path / "run")} if path.parent.name == "cases" and "out_dir" in parameters_of(path) else None
+    )
     done = execute(path, tmp_path / path.name, parameters=given, progress=False)
     assert done.is_file() and path.read_bytes() == before

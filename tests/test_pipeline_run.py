@@ -483,7 +483,19 @@ def test_a_case_run_fills_its_folder(workspace):
         "text"
     ]
     assert "".join(printed) == f"5 1.0 shop ['a', 'b'] 3 demo\n1 UTC {workspace.name}\n"
-    assert "out_dir = 'runs/ok-demo'" in (folder / "notebook.ipynb").read_text()
+    assert "out_dir = '[run]'" in (folder / "notebook.ipynb").read_text()
+
+
+def test_the_place_of_a_run_does_not_show(tmp_path):
+    for out in ("runs/ok-demo", "/srv/elsewhere/ok"):
+        here = out if out.startswith("/") else f"/srv/shop/{out}"
+        nb = output_of("stdout", f"{out}/plots {here}/plots {out}2 '{out}' /srv/shop/data\n")
+        text = normalise(nb, "/srv/shop", out)["cells"][0]["outputs"][0]["text"]
+        assert text == f"[run]/plots [run]/plots {out.replace('/srv/shop', '[workspace]')}2 '[run]' [workspace]/data\n"
+    assert (
+        normalise(output_of("stdout", "r r/x /srv/shop/r/x\n"), "/srv/shop", "r")["cells"][0]["outputs"][0]["text"]
+        == "r r/x [run]/x\n"
+    )
 
 
 def test_earlier_results_come_back_when_a_run_fails(workspace):

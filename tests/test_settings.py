@@ -127,5 +127,9 @@ def test_translation_comes_from_the_catalogue(tmp_path, monkeypatch):
 
 def test_import_needs_nothing_installed():
     code = "import mktai_kit.settings as s; print(s.load(env={}).threads)"
-    out = subprocess.run([sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {str(Path.cwd())!r}); {code}"], capture_output=True, text=True)
+    out = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {str(Path.cwd())!r}); {code}"],
+        capture_output=True,
+        text=True,
+    )
     assert out.returncode == 0 and out.stdout.strip() == "1", out.stderr

@@ -205,7 +205,7 @@ def _translate(s: pd.Series, values: dict, where: str) -> pd.Series:
     known = words.dropna().unique()
     unlisted = [v for v in known if v not in table]
     shown = ", ".join(show(v) for v in unlisted[:3])
-    mend = f"they are {shown}; list them, or say what becomes of all others: '*': other"
+    mend = f"list {shown}, or say what becomes of all others: '*': other"
     n = "1 value is" if len(unlisted) == 1 else f"{len(unlisted)} values are"
     _must(not unlisted or "*" in table, f"{n} not listed under `values`.", where, mend)
     return words.astype("object").map({v: table.get(v, table.get("*")) for v in known}).infer_objects()

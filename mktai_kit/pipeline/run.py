@@ -378,10 +378,13 @@ ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]{6,16}\b")
 BAR = re.compile(r"\d%\|.*\||\d\w* \[\d+:\d\d.*(/s|\?)")  # what tqdm draws, with and without a total
 
 
-def _places(root: Path) -> list[tuple[re.Pattern, str]]:
+def _places(root: Path, out_dir: str = "") -> list[tuple[re.Pattern, str]]:
     """Patterns of this machine's folders and the placeholders that stand for them, the longest folder first."""
-    named = [(root, "workspace"), (sys.prefix, "python"), (sys.base_prefix, "python"), (tempfile.gettempdir(), "temp"), (Path.home(), "home")]
+    named = [(root / out_dir, "run")] if out_dir else []
+    named += [(root, "workspace"), (sys.prefix, "python"), (sys.base_prefix, "python"), (tempfile.gettempdir(), "temp"), (Path.home(), "home")]
     found = {str(form): name for place, name in reversed(named) for form in (Path(place).absolute(), Path(place).resolve())}
+    if "/" in out_dir:  # as the notebook was given it; a single word could be any word
+        found.setdefault(out_dir, "run")
     longest = sorted((f for f in found if len(f) > 1), key=len, reverse=True)
     return [(re.compile(rf"(?<![\w.\]-]){re.escape(f)}(?![\w-])"), f"[{found[f]}]") for f in longest]
 
@@ -490,20 +493,21 @@ def _clean_cell(cell: dict, places, seen: dict[str, str]) -> dict:
     return cell
 
 # %% ../../nbs/pipeline/01_run.ipynb #normalise
-def normalise(nb: Mapping, root: Path | str | None = None) -> dict:
+def normalise(nb: Mapping, root: Path | str | None = None, out_dir: str = "") -> dict:
     """`nb` without anything that differs between two runs of the same notebook.
 
     Parameters
     ----------
     nb : notebook of format 4, as `read_notebook` or nbformat give it
     root : workspace whose path becomes [workspace]; by default the one around the current folder
+    out_dir : folder the notebook wrote its results to, which becomes [run], so that a run elsewhere gives the same bytes
 
     Returns
     -------
     dict, a new notebook. Dropped: papermill's and timing metadata, version numbers, widget state, progress bars, PNG text.
-    Replaced: addresses, element ids, the folders [workspace], [home], [temp] and [python]. Idempotent
+    Replaced: addresses, element ids, the folders [run], [workspace], [home], [temp] and [python]. Idempotent
     """
-    places, seen = _places(Path(root) if root else load().root), {}
+    places, seen = _places(Path(root) if root else load().root, out_dir), {}
     nb = json.loads(json.dumps(nb))
     dropped = {"papermill", "widgets", "signature", "kernelspec", "language_info"}
     metadata = {k: v for k, v in nb["metadata"].items() if k not in dropped}
@@ -775,7 +779,7 @@ def execute(
         with _speaking(notebook, partial, failed, watch, timeout):
             done = _papermill(source, partial, values, kernel_name, timeout, cwd, watch)
             _refuse_early_exit(done)
-        write_notebook(normalise(done, root), target)
+        write_notebook(normalise(done, root or cwd, str(values.get("out_dir", ""))), target)
     failed.unlink(missing_ok=True)
     return output
 

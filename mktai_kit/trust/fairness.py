@@ -407,7 +407,11 @@ def group_metrics(
     metrics: Sequence[str] | None = None, min_n: int = 50, min_positives: int = 20, level: float = 0.05, n_boot: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
-    """Each metric in each group, with an interval; parameters as in `audit`.
+    """Each metric in each group, with an interval.
+
+    Parameters
+    ----------
+    frame, attributes, decision, y_true, score, amount, cluster, metrics, min_n, min_positives, level, n_boot, seed : as in `audit`
 
     Returns
     -------
@@ -592,7 +596,12 @@ def missingness_bounds(
     metrics: Sequence[str] | None = None, min_n: int = 50, min_positives: int = 20, level: float = 0.05,
     tolerance: float | Mapping[str, float] = 0.05, n_perm: int = 2000, n_boot: int = 1000, seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
-    """What the customers of unknown group do to the conclusion; parameters as in `audit`.
+    """What the customers of unknown group do to the conclusion.
+
+    Parameters
+    ----------
+    frame, decision, y_true, score, amount, cluster, metrics, min_n, min_positives, level, tolerance, n_perm, n_boot, seed : as in `audit`
+    attribute : str, one protected attribute
 
     Returns
     -------
@@ -774,13 +783,15 @@ def audit(
     cluster : the same for ids of customers with several rows: they are resampled and shuffled whole, and counted once
     metrics : names from METRICS; by default selection, tpr, calibration and amount as far as the columns allow
     features : columns that the audited model uses, for the proxy check
-    min_n : smallest group, in units (customers); min_positives : smallest number that tpr or fpr divides by, in units
+    min_n : smallest group, in units (customers)
+    min_positives : smallest number that tpr or fpr divides by, in units
     level : significance level of the whole audit
     tolerance : largest gap that does not matter: one number (for amounts a share of the mean absolute amount), or one for each metric in its
         own unit; 0 can never be passed by data, since no interval is that narrow
     correction : "holm" or "bh", see `adjust_p`
     min_coverage : smallest share of customers with a known group for which a pass may speak
-    n_perm, n_boot : shuffles (more where p is small) and bootstrap draws; seed : int, the same seed gives the same report
+    n_perm, n_boot : shuffles (more where p is small) and bootstrap draws
+    seed : int, the same seed gives the same report
 
     Returns
     -------
