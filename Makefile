@@ -16,18 +16,21 @@ help: ## list the targets
 
 setup: $(VENV)/.ready ## make .venv with the locked dependencies
 
-# The stamp comes last: an interrupted set-up starts clean the next time.
-$(VENV)/.ready: requirements/lock.txt pyproject.toml
+# Each stamp comes last: an interrupted set-up starts clean the next time.
+$(VENV)/.locked: requirements/lock.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	  { echo "mktai-kit needs Python 3.11 or later; $(PYTHON) is $$($(PYTHON) --version 2>&1). Mend: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
-	@echo "Setting up $(VENV) (once; about 1.2 GB, a minute or more) ..."
+	@echo "Setting up $(VENV) (once; about 1.3 GB, a minute or more) ..."
 	@rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --no-compile --require-hashes -r requirements/lock.txt
+	@touch $@
+
+$(VENV)/.ready: $(VENV)/.locked pyproject.toml
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
 # The runs to show are the stages that end in -demo: a new case joins through params.yaml alone.
-demo: setup ## run the case studies on real data, end to end, and say what they found
+demo: setup ## run the case studies, end to end, and say what they found
 	@runs=$$($(DVC) stage list --name-only | grep -E -- '-demo$$'); \
 	if $(DVC) status --quiet $$runs 2>/dev/null; then echo "All is up to date."; else $(DVC) repro $$runs; fi && \
 	$(BIN)/mktai found data/runs/*-demo

@@ -8,7 +8,6 @@ __all__ = ['PROFILES', 'main']
 # %% ../nbs/99_cli.ipynb #imports
 import argparse
 import contextlib
-import json
 import logging
 import os
 import signal
@@ -17,17 +16,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from . import __version__
-from .settings import KitError, load
+from .settings import KitError, from_here, load, printable
 
 # %% ../nbs/99_cli.ipynb #say
 def _say(text: object) -> None:
-    """Print text that may come from data: a control character must not steer the terminal."""
-    print("".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in str(text)))
-
-
-def _near(path: Path | str) -> str:
-    """A path as seen from the current folder."""
-    return os.path.relpath(path) if Path(path).absolute().is_relative_to(Path.cwd()) else str(path)
+    """Print text that may come from data."""
+    print(printable(text))
 
 # %% ../nbs/99_cli.ipynb #data-commands
 def _data_list(args: argparse.Namespace) -> int:
@@ -46,7 +40,7 @@ def _data_fetch(args: argparse.Namespace) -> int:
         raise KitError("--dest takes one data set at a time.", mend="call `mktai data fetch` once for each.")
     for name in args.names:
         folder = sources.fetch(name, dest=args.dest, variant=args.variant, verify=args.verify)
-        _say(f"{name}: {_near(folder)}")
+        _say(f"{name}: {from_here(folder)}")
     return 0
 
 
@@ -76,7 +70,7 @@ def _run(args: argparse.Namespace) -> int:
 
     with _terminate_as_interrupt():
         folder = run.run_case(args.case, _pairs(args.param), args.profile, args.out, args.timeout, not args.quiet)
-    _say(f"run: {_near(folder)}")
+    _say(f"run: {from_here(folder)}")
     return 0
 
 
@@ -101,7 +95,7 @@ def _terminate_as_interrupt() -> Iterator[None]:
 def _report(args: argparse.Namespace) -> int:
     from mktai_kit.pipeline import report
 
-    _say(f"report: {_near(report.render(args.run_dir))}")
+    _say(f"report: {from_here(report.render(args.run_dir))}")
     return 0
 
 
@@ -114,18 +108,12 @@ def _gate(args: argparse.Namespace) -> int:
 
 
 def _found(args: argparse.Namespace) -> int:
+    from mktai_kit.pipeline.results import read_summary
+
     for folder in map(Path, args.run_dirs):
-        path = folder / "summary.json"
-        try:
-            summary = json.loads(path.read_text(encoding="utf-8"))
-            title, findings = summary["title"], list(summary["findings"])
-        except OSError as e:
-            raise KitError("there is no summary here.", where=path, mend="run the case first: mktai run CASE.") from e
-        except (ValueError, KeyError, TypeError) as e:
-            raise KitError("the summary is damaged.", where=path, mend="run the case again.") from e
-        page = folder / "report.html"
-        where = _near(page) if page.is_file() else f"not written yet (mktai report {_near(folder)})"
-        _say("\n".join([str(title), f"  report: {where}", *(f"  - {' '.join(str(f).split())}" for f in findings[:5])]))
+        summary, page = read_summary(folder / "summary.json"), folder / "report.html"
+        where = from_here(page) if page.is_file() else f"not written yet (mktai report {from_here(folder)})"
+        _say("\n".join([summary["title"], f"  report: {where}", *(f"  - {f}" for f in summary["findings"][:5])]))
     return 0
 
 
@@ -197,7 +185,7 @@ def _call(args: argparse.Namespace) -> int:
     except KitError as e:
         if args.traceback:
             raise
-        print(f"mktai: error: {e}", file=sys.stderr)
+        print(printable(f"mktai: error: {e}"), file=sys.stderr)
         return 1 if type(e).__name__ == "RunError" else 2
     except BrokenPipeError:  # `mktai data list | head`: the reader has had enough
         with contextlib.suppress(OSError, ValueError):

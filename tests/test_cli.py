@@ -79,7 +79,7 @@ def test_words_that_do_not_fit(words, capsys):
         (["run", "ok", "-p", "seed=one"], "not of type int"),
         (["run", "ok", "-p", "out_dir=x"], "use --out"),
         (["run", "ok", "--profile", "demo"], "params.yaml"),
-        (["found", "nowhere"], "run the case first"),
+        (["found", "nowhere"], "run the case again"),
         (["data", "show", "nonsense"], "no data set 'nonsense'"),
         (["data", "fetch", "cdnow", "telco", "--dest", "x"], "one data set at a time"),
     ],
@@ -101,7 +101,7 @@ def test_malformed_settings(workspace, capsys, text):
 def test_malformed_params(workspace, capsys):
     (workspace / "params.yaml").write_text("ok:\n  smoke: {seed: [1}\n")
     assert main(["run", "ok"]) == 2
-    assert "params.yaml: line 2" in capsys.readouterr().err
+    assert "params.yaml: the file is not valid YAML, line 2" in capsys.readouterr().err
 
 
 # ---- handlers, over stand-ins
@@ -166,7 +166,8 @@ def test_data(workspace, monkeypatch, capsys):
 def test_found_is_five_lines_and_cannot_steer_the_terminal(workspace, capsys):
     folder = workspace / "r"
     folder.mkdir()
-    (folder / "summary.json").write_text(json.dumps({"title": "T\x1b[31m", "findings": [f"{i}\nth" for i in range(7)]}))
+    told = {"title": "T\x1b[31m", "question": "q", "decision": "d", "limits": ["l"]}
+    (folder / "summary.json").write_text(json.dumps({**told, "findings": [f"{i} th" for i in range(7)]}))
     assert main(["found", "r"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert (
@@ -183,7 +184,8 @@ def test_found_is_five_lines_and_cannot_steer_the_terminal(workspace, capsys):
 def test_found_on_a_damaged_summary(workspace, capsys, text):
     (workspace / "summary.json").write_text(text)
     assert main(["found", "."]) == 2
-    assert "damaged" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "summary.json: the" in err and "Mend:" in err
 
 
 # ---- what is raised

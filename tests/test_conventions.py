@@ -101,6 +101,10 @@ def test_case_notebook(path):
     assert "class " not in re.sub(r"[\"'#].*", "", code), "cases only call"
     prose = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
     assert "Who can be harmed" in prose and "decision" in prose.lower()
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            long = [line for line in cell.source.splitlines() if len(line) > 160]
+            assert not long, f"{cell.id}: {long[0][:60]}"
 
 
 @pytest.mark.parametrize("path", CASES, **by_name)

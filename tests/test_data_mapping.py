@@ -25,7 +25,9 @@ def mapping(tmp_path, text):
 
 BAD_MAPPINGS = {
     "tables: [": "not valid YAML",
-    "": "sections must be given",
+    "": "no `name: value` lines",
+    "- 1": "no `name: value` lines",
+    "tables: 3": "tables must be given",
     "tables: {}": "is empty",
     "tables: {transaction: {columns: {a: b}}}": "did you mean 'transactions'",
     "tables: {stores: {columns: {stor_id: b}}}": "did you mean 'store_id'",

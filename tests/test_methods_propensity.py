@@ -142,9 +142,18 @@ def test_money_adds_up_on_data_from_the_model():
     )
 
 
-@pytest.mark.parametrize(
-    "estimator", [propensity.RecencyBaseline(column=0), propensity.SignedLog()], ids=["rule", "log"]
-)
-def test_they_are_scikit_learn_estimators(estimator):
-    for est, check in estimator_checks_generator(estimator, legacy=False):
+def test_signed_log_is_a_scikit_learn_transformer():
+    for est, check in estimator_checks_generator(propensity.SignedLog(), legacy=False):
         check(est)
+
+
+def test_a_rule_keeps_the_order_of_its_column():
+    frame = panel(n=300)
+    rule = propensity.candidates({"sign": "sign"})["sign"].fit(frame[["recency_days", "sign"]], frame["active"])
+    chance = rule.predict_proba(frame[["recency_days", "sign"]])[:, 1]
+    assert np.array_equal(np.argsort(chance, kind="stable"), np.argsort(frame["sign"], kind="stable"))
+
+
+def test_recalibrate_needs_both_outcomes():
+    with pytest.raises(KitError, match="one class"):
+        propensity.recalibrate([0.2, 0.3], [0, 0], [0.5])

@@ -3,11 +3,20 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
+from mktai_kit.data import sources
 from mktai_kit.pipeline.run import execute, parameters_of
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def real_data():
+    """What the pipeline would have fetched; nothing happens where it is there already."""
+    for name in yaml.safe_load((ROOT / "params.yaml").read_text())["sources"]:
+        sources.fetch(name, progress=False)
 
 
 @pytest.mark.slow

@@ -11,13 +11,11 @@ from mktai_kit.pipeline.gates import (
     PASS,
     Gate,
     check_run,
-    closest,
     evaluate,
     in_words,
     leaves,
     parse_gate,
     read_gates,
-    read_json,
     run_identity,
 )
 from mktai_kit.settings import KitError
@@ -101,11 +99,10 @@ def test_overall_state_and_leave_to_go_on():
 
 
 def test_unknown_paths_are_errors_with_a_suggestion():
-    with pytest.raises(KitError, match="did you mean model.brier"):
+    with pytest.raises(KitError, match="did you mean 'model.brier'"):
         one(METRICS, metric="model.birer", max=1)
     with pytest.raises(KitError, match="group of figures.*model.lift, model.lift.value"):
         one(METRICS, metric="model", max=1)
-    assert closest("zzz", ["a", "b"]) == "there are: a, b."
 
 
 @pytest.mark.parametrize(
@@ -143,7 +140,7 @@ def test_figures_that_cannot_be_compared(metrics, spec, match):
         ({"metric": "v", "min": True}, "not a number"),
         ({"metric": "v", "equals": [1]}, "neither a text nor a number"),
         ({"metric": "v", "equals": float("nan")}, "not a number"),
-        ({"metric": "v", "min": 1, "minimum": 1}, "unknown key 'minimum'.*did you mean min"),
+        ({"metric": "v", "min": 1, "minimum": 1}, "unknown key 'minimum'.*did you mean 'min'"),
         ({"metric": "v", "min": 1, 3: 1}, "unknown key 3"),
         ({"metric": "v", "min": 1, "why": 3}, "`why` is not a text"),
         ({"metric": "v", "min": 1, "if_not_enough": "ignore"}, "use fail or allow"),
@@ -158,12 +155,12 @@ def test_malformed_gates(spec, match):
     ("text", "match"),
     [
         ("seed: 1", "no section `gates`"),
-        ("", "no section"),
+        ("", "no `name: value` lines"),
         ("gates: 3", "no section `gates`"),
         ("gates: {shop: ", "line 1"),
         ("gates: {shop: {}}", "no gates are set"),
         ("gates: {shop: null}", "no gates are set"),
-        ("gates: {shp: {a: {metric: v, min: 1}}}", "did you mean shp"),
+        ("gates: {shp: {a: {metric: v, min: 1}}}", "did you mean 'shp'"),
         ("gates:\n  shop:\n    a: {metric: v, min: 1}\n    a: {metric: v, min: 0}", "'a' is given twice"),
         ("gates: {shop: {a: 3}}", "mapping is expected|a gate is a mapping"),
         ("gates: {shop: {a: {metric: v, min: 1}, profiles: {tiny: {a: {min: 0}}}}}", "unknown profile 'tiny'"),
@@ -181,7 +178,7 @@ def test_malformed_params(tmp_path, text, match):
 
 
 def test_params_missing_or_not_text(tmp_path):
-    with pytest.raises(KitError, match="params.yaml: the file cannot be read"):
+    with pytest.raises(KitError, match="params.yaml: the file is missing"):
         read_gates(tmp_path / "params.yaml", "shop", "smoke")
     (tmp_path / "params.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(KitError, match="params.yaml: "):
@@ -223,32 +220,6 @@ def test_leaves_and_words():
     assert leaves({"a.b": 1, "c": {"d": None}}) == {"a.b": 1, "c.d": None}
     assert in_words(LIFT) == "2.40 [1.90, 2.90] (n = 1,234)"
     assert in_words(True) == "True" and in_words(123456.7) == "123,457"
-
-
-@pytest.mark.parametrize(
-    ("raw", "match"),
-    [
-        (b"", "not valid JSON"),
-        (b'{"a": ', "not valid JSON, line 1"),
-        (b"\xff\xfe", "not valid JSON"),
-        (b"[1]", "holds a list"),
-        (b'{"a": NaN}', "NaN"),
-        (b'{"a": -Infinity}', "-Infinity"),
-        (b"[" * 100_000, "not valid JSON"),
-    ],
-)
-def test_json_that_a_run_did_not_write(tmp_path, raw, match):
-    (tmp_path / "metrics.json").write_bytes(raw)
-    with pytest.raises(KitError, match=match) as e:
-        read_json(tmp_path / "metrics.json")
-    assert "metrics.json" in str(e.value) and e.value.mend
-
-
-def test_json_missing_or_a_folder(tmp_path):
-    with pytest.raises(KitError, match="missing"):
-        read_json(tmp_path / "metrics.json")
-    with pytest.raises(KitError, match="cannot be read"):
-        read_json(tmp_path)
 
 
 @pytest.fixture

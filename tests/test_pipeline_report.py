@@ -325,7 +325,7 @@ def test_values_from_data_are_only_text(run, evil):
         **SUMMARY,
         "title": evil,
         "question": evil,
-        "findings": [evil + " [1, 2]"],
+        "findings": [evil + " [1, 2]"] * 3,
         "decision": evil,
         "limits": [evil] * 4,
     }
@@ -465,7 +465,7 @@ def test_gates_never_stop_the_report(run):
         html = render(run).read_text()
         assert "The gates were not judged" in html and said in html and str(run.parent) not in html
     params.unlink()
-    assert "The gates were not judged: the file cannot be read" in render(run).read_text()
+    assert "The gates were not judged: the file is missing" in render(run).read_text()
 
 
 def test_a_folder_that_does_not_say_its_case(run):
@@ -529,20 +529,26 @@ BAD_PNG = v4.new_notebook(
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (damage("notebook.ipynb", None), "notebook.ipynb: the file is missing"),
-        (damage("notebook.ipynb", b"{"), "notebook.ipynb: the file is not valid JSON"),
-        (damage("notebook.ipynb", {"cells": []}), "notebook.ipynb: the file is not a valid notebook"),
+        (damage("notebook.ipynb", None), "notebook.ipynb: the notebook cannot be read"),
+        (damage("notebook.ipynb", b"{"), "notebook.ipynb: this is not a notebook"),
+        (damage("notebook.ipynb", {"cells": []}), "notebook.ipynb: this is not a notebook of format 4"),
         (
             damage("notebook.ipynb", {"nbformat": 3, "nbformat_minor": 0, "metadata": {}, "worksheets": 1}),
-            "notebook.ipynb: the file is not a valid",
+            "notebook.ipynb: this is not a notebook of format 4",
         ),
         (
             damage(
                 "notebook.ipynb", {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [{"cell_type": "code"}]}
             ),
-            "not a valid notebook",
+            "not a notebook of format 4",
         ),
-        (damage("notebook.ipynb", {"nbformat": "x"}), "notebook.ipynb: the file is not a valid"),
+        (damage("notebook.ipynb", {"nbformat": "x"}), "notebook.ipynb: this is not a notebook of format 4"),
+        (
+            damage(
+                "notebook.ipynb", {**v4.new_notebook(), "cells": [{"cell_type": "code", "source": "", "outputs": [3]}]}
+            ),
+            "notebook.ipynb: the file is not a valid notebook",
+        ),
         (damage("notebook.ipynb", NB), "notebook.ipynb: a cell below '' ended in ZeroDivisionError"),
         (damage("notebook.ipynb", BAD_PNG), "notebook.ipynb: a figure below '' is not a valid image/png"),
         (damage("summary.json", None), "summary.json: the file is missing"),
@@ -555,7 +561,7 @@ BAD_PNG = v4.new_notebook(
         (damage("summary.json", {**SUMMARY, "decision": ""}), "no decision"),
         (damage("metrics.json", b'{"a": NaN}'), "metrics.json: the file holds NaN"),
         (damage("card.json", b"{,}"), "card.json: the file is not valid JSON"),
-        (damage("record.json", b"\xff"), "record.json: the file is not valid JSON"),
+        (damage("record.json", b"\xff"), "record.json: the file is not text in UTF-8"),
     ],
 )
 def test_damaged_runs(run, change, match):

@@ -1,4 +1,4 @@
-"""The strict runner: what it refuses, what it leaves behind, and that two runs give the same bytes."""
+"""The strict runner: what it refuses, what it leaves behind, and the environment it gives."""
 
 import datetime
 import json
@@ -8,28 +8,20 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from mktai_kit.pipeline import run
+from mktai_kit.pipeline.normalise import read_notebook
 from mktai_kit.pipeline.run import (
     Parameter,
-    Results,
     RunError,
     check_parameters,
     convert,
     execute,
     kernel_env,
-    normalise,
     parameters_of,
-    plain,
-    read_notebook,
-    read_params,
     read_profile,
-    rounded,
     run_case,
-    spreadsheet_safe,
-    write_notebook,
 )
 from mktai_kit.settings import KitError, load
 
@@ -172,8 +164,8 @@ def test_profile_overrides_what_is_common(tmp_path):
         ("shop: {demo: {a: 1, a: 2}}", "given twice"),
         ("shop: {demo: {a: 1}}\nshop: {demo: {a: 2}}", "given twice"),
         ("shop:\n  demo: {a: [1}", "line 2"),
-        ("- 1", "no section"),
-        ("", "no section"),
+        ("- 1", "no `name: value` lines"),
+        ("", "no `name: value` lines"),
     ],
 )
 def test_malformed_params(tmp_path, text, said):
@@ -181,14 +173,6 @@ def test_malformed_params(tmp_path, text, said):
     with pytest.raises(KitError, match=said) as e:
         read_profile("shop", "demo", tmp_path / "p.yaml")
     assert "p.yaml" in str(e.value)
-
-
-def test_params_that_are_not_there_or_not_text(tmp_path):
-    with pytest.raises(KitError, match="cannot be read"):
-        read_params(tmp_path / "none.yaml")
-    (tmp_path / "p.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(KitError):
-        read_params(tmp_path / "p.yaml")
 
 
 # ---- the kernel's environment
@@ -216,141 +200,9 @@ def test_environment_without_avx2(monkeypatch):
     assert "OPENBLAS_CORETYPE" not in kernel_env(env={}) and "NPY_DISABLE_CPU_FEATURES" not in kernel_env(env={})
 
 
-# ---- normalise
-
-
-def output_of(kind, value):
-    cell = {"cell_type": "code", "id": "a", "metadata": {}, "source": "x", "execution_count": 1}
-    out = {"output_type": "display_data", "data": {kind: value}, "metadata": {}}
-    cell["outputs"] = (
-        [{"output_type": "stream", "name": kind, "text": value}] if kind in ("stdout", "stderr") else [out]
-    )
-    return {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
-
-
-def cleaned(kind, value, root="/srv/shop"):
-    outputs = normalise(output_of(kind, value), root)["cells"][0]["outputs"]
-    return None if not outputs else outputs[0]["text"] if "text" in outputs[0] else outputs[0]["data"].get(kind)
-
-
-@pytest.mark.parametrize(
-    "kind, value, result",
-    [
-        ("stdout", "<A at 0x7f0011223344>\n", "<A at 0x0>\n"),
-        ("stdout", "at 0x7f is a byte\n", "at 0x7f is a byte\n"),
-        (
-            "stdout",
-            "/srv/shop/data/x.csv and /srv/shop2/x and my/srv/shop\n",
-            "[workspace]/data/x.csv and /srv/shop2/x and my/srv/shop\n",
-        ),
-        ("stdout", "in /srv/shop.\n", "in [workspace].\n"),
-        ("stdout", "a   \nb\t\n", "a\nb\n"),
-        ("stdout", " 1%\r 50%\r100%\n", "100%\n"),
-        ("stdout", "windows\r\n", "windows\n"),
-        ("stdout", " 10%|#  | 1/10 [00:00<00:01, 9it/s]\n", " 10%|#  | 1/10 [00:00<00:01, 9it/s]\n"),
-        ("stderr", " 10%|#  | 1/10 [00:00<00:01, 9it/s]\r100%|###| 10/10 [00:01<00:00, 9it/s]\n", None),
-        ("stderr", "123it [00:12, 99.3it/s]\n", None),
-        ("stderr", "UserWarning: 5% of rows | left\n", "UserWarning: 5% of rows | left\n"),
-        ("text/plain", "x  \ny", "x\ny"),
-        ("application/json", {"path": "/srv/shop/a", "n": [1]}, {"path": "[workspace]/a", "n": [1]}),
-        ("application/vnd.jupyter.widget-view+json", {"model_id": "1"}, None),
-        ("image/png", "bm90IGEgcG5n", "bm90IGEgcG5n"),
-    ],
-)
-def test_what_is_cleaned(kind, value, result):
-    assert cleaned(kind, value) == result
-
-
-def test_ids_are_numbered_but_data_that_look_like_ids_stay():
-    html = '<style>#T_9f3ab_row0 {}</style><table id="T_9f3ab"><td id="T_9f3ab_row0">T_12345</td></table>'
-    assert cleaned("text/html", html) == html.replace("9f3ab", "00000")
-    first = "<div id='1b4e28ba-2fa1-41d2-883f-0016d3cca427'></div>"
-    customer = "<td>1b4e28ba-2fa1-41d2-883f-0016d3cca428</td>"
-    assert cleaned("text/html", first + customer) == "<div id='00000000-0000-4000-8000-000000000000'></div>" + customer
-
-
-def test_own_folders_are_named(tmp_path):
-    here = f"{Path.home()}/a {sys.prefix}/lib {sys.base_prefix}/lib /nowhere/else\n"
-    assert cleaned("stdout", here) == "[home]/a [python]/lib [python]/lib /nowhere/else\n"
-    assert cleaned("stderr", f"{os.path.realpath('/tmp')}/ipykernel_12/345.py:3: UserWarning\n") in (
-        "[cell]:3: UserWarning\n",
-    )
-    assert cleaned("stdout", f"{tmp_path}/x\n", tmp_path) == "[workspace]/x\n"
-
-
-def test_stdout_comes_before_stderr_between_displays():
-    nb = output_of("stdout", "1\n")
-    stream = lambda name, text: {"output_type": "stream", "name": name, "text": text}
-    show = {"output_type": "display_data", "data": {"text/plain": "shown"}, "metadata": {}}
-    nb["cells"][0]["outputs"] = [
-        stream("stderr", "e"),
-        stream("stdout", "1"),
-        stream("stderr", "f"),
-        stream("stdout", "2"),
-        show,
-        stream("stdout", "3"),
-    ]
-    found = [o.get("text", "shown") for o in normalise(nb)["cells"][0]["outputs"]]
-    assert found == ["12", "ef", "shown", "3"]
-
-
-def test_older_notebooks_get_stable_ids(tmp_path):
-    nb = json.loads(OK.read_text())
-    for cell in nb["cells"]:
-        del cell["id"]
-        cell["source"] = "".join(cell["source"])
-    (tmp_path / "old.ipynb").write_text(json.dumps({**nb, "nbformat_minor": 4}))
-    assert [c["id"] for c in read_notebook(tmp_path / "old.ipynb")["cells"]][:2] == ["cell-0", "cell-1"]
-
-
-@pytest.fixture(scope="module")
-def twice(tmp_path_factory):
-    """The same notebook run twice, under different names, folders and environments."""
-    folder = tmp_path_factory.mktemp("twice")
-    first = execute(FIXTURES / "prints_ids.ipynb", folder / "a" / "first.ipynb", {"words": ["x", "y"]}, progress=False)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TZ", "America/Bogota")
-        patch.setenv("PYTHONHASHSEED", "5")
-        second = execute(FIXTURES / "prints_ids.ipynb", folder / "b" / "second.ipynb", {"words": "x,y"}, progress=False)
-    return first, second
-
-
-def test_same_notebook_same_bytes(twice):
-    assert twice[0].read_bytes() == twice[1].read_bytes()
-
-
-def test_normalising_again_changes_nothing(twice, tmp_path):
-    nb = read_notebook(twice[0])
-    again = normalise(nb)
-    assert again == normalise(again)
-    assert write_notebook(again, tmp_path / "again.ipynb").read_bytes() == twice[0].read_bytes()
-
-
-def test_nothing_of_this_machine_is_in_the_output(twice):
-    text = "\n".join(json.dumps(c.get("outputs")) for c in read_notebook(twice[0])["cells"])
-    for word in (
-        str(Path.home()),
-        sys.prefix,
-        str(Path.cwd()),
-        "papermill",
-        "0x7",
-        "it/s",
-        "tEXt",
-        "ipykernel_",
-        "2.4.",
-    ):
-        assert word not in text, word
-    cells = {c["id"]: c for c in read_notebook(twice[0])["cells"]}
-    assert cells["injected-parameters"]["source"] == "# Parameters\nwords = ['x', 'y']"
-    assert not any("papermill" in c["metadata"] for c in cells.values())
-    styled = "".join(cells["styled"]["outputs"][0]["data"]["text/html"])
-    assert "T_12345" in styled and "T_abcde" in styled and 'id="T_00000"' in styled
-    printed = ["".join(o["text"]) for o in cells["printed"]["outputs"]]
-    assert (
-        printed[0].startswith("one two\n<object object at 0x0> [temp]/* [workspace]")
-        and "[cell]" in printed[1]
-        and "ready" in printed[1]
-    )
+def test_settings_threads_reach_the_kernel(tmp_path):
+    (tmp_path / "settings.ini").write_text("[mktai]\nthreads = 2\n")
+    assert kernel_env(load(tmp_path))["OPENBLAS_NUM_THREADS"] == "2"
 
 
 # ---- execute
@@ -486,18 +338,6 @@ def test_a_case_run_fills_its_folder(workspace):
     assert "out_dir = '[run]'" in (folder / "notebook.ipynb").read_text()
 
 
-def test_the_place_of_a_run_does_not_show(tmp_path):
-    for out in ("runs/ok-demo", "/srv/elsewhere/ok"):
-        here = out if out.startswith("/") else f"/srv/shop/{out}"
-        nb = output_of("stdout", f"{out}/plots {here}/plots {out}2 '{out}' /srv/shop/data\n")
-        text = normalise(nb, "/srv/shop", out)["cells"][0]["outputs"][0]["text"]
-        assert text == f"[run]/plots [run]/plots {out.replace('/srv/shop', '[workspace]')}2 '[run]' [workspace]/data\n"
-    assert (
-        normalise(output_of("stdout", "r r/x /srv/shop/r/x\n"), "/srv/shop", "r")["cells"][0]["outputs"][0]["text"]
-        == "r r/x [run]/x\n"
-    )
-
-
 def test_earlier_results_come_back_when_a_run_fails(workspace):
     folder = workspace / "runs" / "writes_partial-smoke"
     (folder / "plots").mkdir(parents=True)
@@ -539,150 +379,3 @@ def test_case_runs_that_are_refused(workspace, call, said):
     with pytest.raises(KitError, match=said):
         run_case(**call)
     assert not (workspace / "runs").exists()
-
-
-# ---- results
-
-
-def test_metrics_are_rounded_and_strict(tmp_path):
-    class Estimate:
-        def to_dict(self):
-            return {"value": np.float32(0.25), "low": None, "n": np.int64(3)}
-
-    results = Results(tmp_path / "run")
-    results.metrics({"a": Estimate(), "b": {1: 1e-17, "c": -0.0, "d": np.array([0.1 + 0.2])}, "ok": np.bool_(True)})
-    text = (tmp_path / "run" / "metrics.json").read_text()
-    assert json.loads(text) == {
-        "a": {"value": 0.25, "low": None, "n": 3},
-        "b": {"1": 0.0, "c": 0.0, "d": [0.3]},
-        "ok": True,
-    }
-    assert "-0.0" not in text and text.endswith("}\n")
-
-
-@pytest.mark.parametrize(
-    "bad", [float("nan"), float("inf"), np.float64("nan"), pd.NaT, pd.NA, {1, 2}, object(), 1j, np.datetime64("NaT")]
-)
-def test_values_that_json_cannot_hold(tmp_path, bad):
-    with pytest.raises(KitError, match=r"metrics\.x\[1\]\.y"):
-        Results(tmp_path / "run").metrics({"x": [0, {"y": bad}]})
-    assert not (tmp_path / "run").exists()
-
-
-def test_dates_are_dates():
-    values = [
-        datetime.date(2024, 1, 31),
-        pd.Timestamp("2024-01-31"),
-        np.datetime64("2024-01-31"),
-        pd.Timestamp("2024-01-31 12:00"),
-    ]
-    assert plain(values) == ["2024-01-31"] * 3 + ["2024-01-31T12:00:00"]
-
-
-def summary(**changed):
-    told = dict(title="t", question="q", findings=["a", "b", "c"], decision="d", limits=["l"], audience="all")
-    return {**told, **changed}
-
-
-def test_summary_keeps_its_form(tmp_path):
-    written = json.loads(Results(tmp_path).summary(**summary()).read_text())
-    assert list(written) == ["title", "question", "findings", "decision", "limits", "audience"]
-    changes = [{"findings": ["a", "b"]}, {"findings": list("abcdefgh")}, {"findings": "abc"}, {"findings": ["a", "b", "c\nd"]},
-               {"findings": ["a", "b", "c" * 301]}, {"findings": ["a", "b", 3]}, {"limits": []}, {"title": " "}, {"decision": None}]  # fmt: skip
-    for changed in changes:
-        with pytest.raises(KitError, match="summary"):
-            Results(tmp_path).summary(**summary(**changed))
-
-
-def test_empty_out_dir_is_a_temporary_folder():
-    assert Results("").folder.is_dir() and Results(None).folder.is_dir() and Results().folder != Results().folder
-
-
-def test_plots_have_plain_names_and_no_index(tmp_path):
-    results = Results(tmp_path)
-    path = results.plot("lift-at_k", pd.DataFrame({"lift": [1 / 3, np.nan]}, index=pd.Index([1, 2], name="k")))
-    assert path.read_bytes() == b"k,lift\n1,0.333333\n2,\n"
-    with pytest.raises(KitError, match="plain file name"):
-        results.plot("../x", pd.DataFrame())
-    with pytest.raises(KitError, match=r"1 infinite values in 2 rows"):
-        results.plot("x", pd.DataFrame({"a": [1.0, np.inf]}))
-
-
-def test_rounding_keeps_whole_numbers():
-    frame = pd.DataFrame(
-        {
-            "id": [12345678.0, np.nan],
-            "x": [12345678.5, 1.0],
-            "tiny": [1e-17, 0.1],
-            "n": pd.array([1, None], dtype="Int64"),
-            "f": pd.array([0.12345678, None], dtype="Float64"),
-        }
-    )
-    out = rounded(frame)
-    assert (
-        out["id"].tolist()[0] == 12345678
-        and out["x"].tolist() == [12345700.0, 1.0]
-        and out["tiny"].tolist() == [0.0, 0.1]
-    )
-    assert out["f"].tolist()[0] == 0.123457 and out["n"].dtype == "Int64"
-    noisy = rounded(pd.DataFrame({"a": [1234567.0000000002, 3.0]}))
-    assert noisy["a"].tolist() == [1234567.0, 3.0]
-
-
-def test_formulas_are_made_harmless_in_text_only(tmp_path):
-    frame = pd.DataFrame(
-        {
-            "=head": ["=1", "+1", "-1", "@a", "\tb", "\rc", "＝d", "a=b", None],
-            "cat": pd.Categorical(["=x"] * 9),
-            "n": range(-4, 5),
-            "when": pd.Timestamp("2024-01-31"),
-            "mixed": ["=1", -1, *[None] * 7],
-        }
-    )
-    safe = spreadsheet_safe(frame)
-    assert safe["'=head"].tolist()[:8] == ["'=1", "'+1", "'-1", "'@a", "'\tb", "'\rc", "'＝d", "a=b"] and safe[
-        "n"
-    ].tolist() == list(range(-4, 5))
-    assert safe["cat"].tolist() == ["'=x"] * 9 and safe["mixed"].tolist()[:2] == ["'=1", -1]
-    path = Results(tmp_path).actions(frame.drop(columns="mixed"))
-    assert path.read_bytes().count(b"\n") == 10
-    read = pd.read_csv(path)
-    assert read["n"].dtype == "int64" and read["'=head"].tolist()[5] == "'\rc"
-    assert pd.read_parquet(tmp_path / "actions.parquet")["=head"].tolist()[0] == "=1"
-
-
-def test_actions_are_the_same_bytes_twice(tmp_path):
-    frame = pd.DataFrame(
-        {"customer_id": [1, 2], "name": ["a", None], "p": [0.1 + 0.2, np.nan], "seg": pd.Categorical(["x", "y"])},
-        index=[5, 9],
-    )
-    for name in ("a", "b"):
-        frame.attrs = {"run": name}
-        Results(tmp_path / name).actions(frame)
-    for file in ("actions.csv", "actions.parquet"):
-        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
-    assert b"pandas" not in (tmp_path / "a" / "actions.parquet").read_bytes()
-
-
-def test_model_files(tmp_path):
-    xgboost = pytest.importorskip("xgboost")
-    x, y = np.arange(20.0).reshape(10, 2), np.arange(10) % 2
-    model = xgboost.XGBClassifier(n_estimators=2, max_depth=2, n_jobs=1).fit(x, y)
-    results = Results(tmp_path)
-    results.model({"buys": model, "spends": model.get_booster()}, {"mean": [1 / 3]})
-    assert sorted(p.name for p in (tmp_path / "model").iterdir()) == ["buys.ubj", "preprocessing.json", "spends.ubj"]
-    again = xgboost.Booster(model_file=tmp_path / "model" / "buys.ubj")
-    assert np.array_equal(again.predict(xgboost.DMatrix(x)), model.predict_proba(x)[:, 1])
-    with pytest.raises(KitError, match="not an xgboost model"):
-        results.model({"buys": object()})
-    assert (tmp_path / "model" / "buys.ubj").is_file()
-
-
-def test_record_is_not_rounded(tmp_path):
-    assert json.loads(Results(tmp_path).record({"alpha": 0.123456789}).read_text()) == {"alpha": 0.123456789}
-    assert json.loads(Results(tmp_path).card({"auc": 0.123456789}).read_text()) == {"auc": 0.123457}
-
-
-def test_settings_threads_reach_the_kernel(tmp_path):
-    (tmp_path / "settings.ini").write_text("[mktai]\nthreads = 2\n")
-    assert kernel_env(load(tmp_path))["OPENBLAS_NUM_THREADS"] == "2"

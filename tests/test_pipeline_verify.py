@@ -72,7 +72,7 @@ def workspace(tmp_path, monkeypatch):
 
 
 def test_bad_places_speak(tmp_path, workspace):
-    with pytest.raises(KitError, match="no dvc.lock"):
+    with pytest.raises(KitError, match="dvc.lock: the file is missing"):
         verify("smoke", start=workspace)
     (workspace / "dvc.lock").write_text("{")
     with pytest.raises(KitError, match="not valid YAML"):

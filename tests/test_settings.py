@@ -133,3 +133,81 @@ def test_import_needs_nothing_installed():
         text=True,
     )
     assert out.returncode == 0 and out.stdout.strip() == "1", out.stderr
+
+
+def test_the_nearest_name_or_all_of_them():
+    assert settings.nearest("SEDE", ["Seed", "share"]) == "Seed" and settings.nearest(3, ["seed", 3]) == "3"
+    assert settings.suggest("stor", ["store", "storey"]) == "did you mean 'store'?"
+    assert (
+        settings.suggest("zzz", ["a", "b"]) == "use one of a, b." and settings.suggest("a", []) == "there is none yet."
+    )
+    assert settings.suggest("zzz", range(30)).endswith("18, 19 or one of 10 more.")
+
+
+def test_what_people_see(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert settings.from_here("a/b") == settings.from_here(tmp_path / "a" / "b") == "a/b"
+    assert settings.from_here(tmp_path.parent) == str(tmp_path.parent) and settings.from_here(tmp_path) == "."
+    assert settings.printable("a\x1b[31m\r\n\u202eñ") == "a\ufffd[31m\ufffd\n\ufffdñ" and settings.printable(3) == "3"
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("a: 1\na: 2", "line 2: the key 'a' is given twice"),
+        ("a: 1\nb: {c: 1, c: 2}", "line 2: the key 'c' is given twice"),
+        ("a:\n  b: [1}", "line 2"),
+        ("a: [", "line 1"),
+        ("- 1", "no `name: value` lines"),
+        ("", "no `name: value` lines"),
+        ("a: \x07", "not valid YAML"),
+        ("a: !!python/object/apply:os.getcwd []", "not valid YAML"),
+        ("a: !!timestamp soon", "not valid YAML"),
+        ("{[1]: 2}", "not valid YAML"),
+        ("[" * 100_000, "not valid YAML"),
+    ],
+)
+def test_malformed_yaml(tmp_path, text, said):
+    (tmp_path / "p.yaml").write_text(text)
+    with pytest.raises(KitError, match=said) as e:
+        settings.read_yaml(tmp_path / "p.yaml")
+    assert "p.yaml" in str(e.value) and e.value.mend
+
+
+def test_yaml_values_are_plain(tmp_path):
+    (tmp_path / "p.yaml").write_text(
+        "a: no\nb: 2024-01-31\nc: true\nd: 1.5\ne: null\nf: &x {g: on}\nh: {<<: *x, g: off}\n"
+    )
+    told = {"a": "no", "b": "2024-01-31", "c": True, "d": 1.5, "e": None, "f": {"g": "on"}, "h": {"g": "off"}}
+    assert settings.read_yaml(tmp_path / "p.yaml") == told
+
+
+@pytest.mark.parametrize("read", [settings.read_yaml, settings.read_json])
+def test_files_missing_or_not_text(tmp_path, read):
+    with pytest.raises(KitError, match="the file is missing") as e:
+        read(tmp_path / "none", mend="look elsewhere.")
+    assert e.value.mend == "look elsewhere."
+    with pytest.raises(KitError, match="cannot be read"):
+        read(tmp_path)
+    (tmp_path / "p").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(KitError, match="not text in UTF-8"):
+        read(tmp_path / "p")
+
+
+@pytest.mark.parametrize(
+    ("raw", "match"),
+    [
+        (b"", "not valid JSON"),
+        (b'{"a": ', "not valid JSON, line 1"),
+        (b"\xff\xfe", "not text in UTF-8"),
+        (b"[1]", "holds a list"),
+        (b'{"a": NaN}', "NaN"),
+        (b'{"a": -Infinity}', "-Infinity"),
+        (b"[" * 100_000, "not valid JSON"),
+    ],
+)
+def test_json_that_no_run_wrote(tmp_path, raw, match):
+    (tmp_path / "metrics.json").write_bytes(raw)
+    with pytest.raises(KitError, match=match) as e:
+        settings.read_json(tmp_path / "metrics.json")
+    assert "metrics.json" in str(e.value) and e.value.mend

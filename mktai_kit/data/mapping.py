@@ -6,7 +6,6 @@
 __all__ = ['UNITS', 'Mapping', 'read_mapping', 'apply_mapping', 'mapping_template']
 
 # %% ../../nbs/data/03_mapping.ipynb #imports
-import re
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .contracts import NEEDS, TABLES, Column, check, coerce, describe, show, suggest, validate_all
-from ..settings import KitError
+from .contracts import NEEDS, TABLES, Column, check, coerce, describe, show, validate_all
+from ..settings import KitError, read_yaml, suggest
 
 # %% ../../nbs/data/03_mapping.ipynb #mapping
 UNITS = {  # (times, divided by): exact where a factor such as 0.01 is not
@@ -60,34 +59,6 @@ class Mapping:
     path: Path
     tables: dict[str, dict] = field(repr=False)
 
-# %% ../../nbs/data/03_mapping.ipynb #read-yaml
-def _read_yaml(path: Path) -> object:
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        def construct_mapping(self, node, deep=False):
-            names = [self.construct_object(key, deep=True) for key, _ in node.value]
-            twice = [n for i, n in enumerate(names) if n in names[:i]]
-            if twice:
-                raise yaml.constructor.ConstructorError(None, None, f"key {twice[0]!r} is given twice", node.start_mark)
-            return super().construct_mapping(node, deep)
-
-    words = yaml.resolver.Resolver.yaml_implicit_resolvers
-    keep = lambda resolvers: [r for r in resolvers if not r[0].endswith((":bool", ":timestamp"))]
-    Loader.yaml_implicit_resolvers = {first: keep(resolvers) for first, resolvers in words.items()}
-    Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|false)$"), list("tf"))
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader)  # a SafeLoader: it makes plain values only
-    except FileNotFoundError as e:
-        raise KitError("there is no such file.", where=path, mend="write one with mapping_template.") from e
-    except (OSError, UnicodeDecodeError, TypeError) as e:
-        what = f"the file cannot be read ({type(e).__name__})."
-        raise KitError(what, where=path, mend="it must be YAML in UTF-8.") from e
-    except yaml.YAMLError as e:
-        line = f" in line {e.problem_mark.line + 1}" if getattr(e, "problem_mark", None) else ""
-        what = f"this is not valid YAML{line}: {getattr(e, 'problem', None) or 'syntax'}."
-        raise KitError(what, where=path, mend="indent with spaces; quote values that hold a colon.") from e
-
 # %% ../../nbs/data/03_mapping.ipynb #check-mapping
 def _must(holds: bool, what: str, where: object, mend: str) -> None:
     if not holds:
@@ -97,7 +68,7 @@ def _must(holds: bool, what: str, where: object, mend: str) -> None:
 def _known(given: object, known: Iterable[str], what: str, where: object) -> dict:
     _must(isinstance(given, dict), f"{what}s must be given as `name: value` lines.", where, "see mapping_template.")
     for name in given:
-        _must(name in known, f"unknown {what} {name!r}.", where, suggest(str(name), known))
+        _must(name in known, f"unknown {what} {name!r}.", where, suggest(name, known))
     return given
 
 
@@ -135,7 +106,7 @@ def read_mapping(path: Path | str) -> Mapping:
     Mapping; raises KitError for malformed YAML, or an unknown table, column, option or unit (with a suggestion)
     """
     path = Path(path)
-    top = _known(_read_yaml(path), ("tables",), "section", path)
+    top = _known(read_yaml(path, "write one with mapping_template."), ("tables",), "section", path)
     _must(bool(top.get("tables")), "the section `tables` is empty.", path, "see mapping_template.")
     tables = {}
     for table, entry in _known(top["tables"], TABLES, "table", path).items():
@@ -260,7 +231,7 @@ def _map_table(mapping: Mapping, table: str, source: object) -> pd.DataFrame:
     others = [c for c in frame.columns if c not in own and c not in specs] if keep is True else keep or []
     for name in [*own, *others]:
         n = list(frame.columns).count(name)
-        mend = "rename all but one." if n else suggest(str(name), [str(c) for c in frame.columns])
+        mend = "rename all but one." if n else suggest(name, frame.columns)
         _must(n == 1, f"the source has {n or 'no'} column{'s' * (n > 1)} {name!r}.", where, mend)
     columns = {
         n: _map_column(known[n], spec, frame, entry["read"], f"{where}, column {n}") for n, spec in specs.items()

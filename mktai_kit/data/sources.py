@@ -8,7 +8,6 @@ __all__ = ['MANIFEST', 'CATALOGUE', 'Wheel', 'Address', 'File', 'Table', 'Fault'
 
 # %% ../../nbs/data/01_sources.ipynb #imports
 import contextlib
-import difflib
 import errno
 import functools
 import hashlib
@@ -35,7 +34,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..settings import KitError, Settings
+from ..settings import KitError, Settings, suggest
 from ..settings import load as load_settings
 
 # %% ../../nbs/data/01_sources.ipynb #wheel
@@ -148,11 +147,9 @@ class Source:
 
 def _known(word: str, known: Iterable[str], kind: str, where: object) -> str:
     """`word` if it is known; raises KitError that suggests the nearest one that is."""
-    if word in known:
-        return word
-    near = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
-    hint = f", did you mean {near[0]!r}" if near else ""
-    raise KitError(f"no {kind} {word!r}{hint}.", where=where, mend=f"known: {', '.join(known)}.")
+    if word not in known:
+        raise KitError(f"no {kind} {word!r}.", where=where, mend=suggest(word, known))
+    return word
 
 # %% ../../nbs/data/01_sources.ipynb #read-catalogue
 def _source(name: str, raw: dict) -> Source:

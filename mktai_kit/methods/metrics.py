@@ -54,6 +54,13 @@ class Estimate:
         """All fields as a dict of plain Python values, ready for JSON."""
         return asdict(self)
 
+    def text(self, form: str = "{:z.3f}") -> str:
+        """Figure and interval for a sentence or a table, without n: `form` is applied to each; the note where there is no figure."""
+        if self.value is None:
+            return self.note or _("not enough data")
+        value, *ends = (form.format(v).replace("$-", "-$") for v in (self.value, self.low, self.high) if v is not None)
+        return f"{value} [{', '.join(ends)}]" if len(ends) == 2 else value
+
     def __str__(self) -> str:
         n = f"(n = {self.n:,})"
         if self.value is None:

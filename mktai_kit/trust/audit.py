@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..settings import KitError, atomic
+from ..settings import KitError, atomic, read_json
 from ..settings import gettext as _
 
 # %% ../../nbs/trust/05_audit.ipynb #canonical
@@ -379,10 +379,7 @@ def _as_record(source, where: str) -> dict:
     if isinstance(source, RunRecord):
         return source.to_dict()
     if isinstance(source, (str, Path)):
-        try:
-            source, where = json.loads(Path(source).read_text(encoding="utf-8")), str(source)
-        except (OSError, ValueError) as e:
-            raise KitError("there is no readable record.", where=source, mend="give the record.json of a run.") from e
+        source, where = read_json(source, "give the record.json of a run."), str(source)
     return RunRecord.from_dict(_known_keys(RunRecord, source, where)).to_dict()
 
 
