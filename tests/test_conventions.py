@@ -103,7 +103,7 @@ def test_case_notebook(path):
     assert "Who can be harmed" in prose and "decision" in prose.lower()
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            long = [line for line in cell.source.splitlines() if len(line) > 160]
+            long = [line for line in cell.source.splitlines() if len(line) > 130]
             assert not long, f"{cell.id}: {long[0][:60]}"
 
 
