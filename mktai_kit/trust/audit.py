@@ -222,7 +222,7 @@ _ALSO_KNOWN_AS = {"xgboost": "xgboost-cpu"}  # the same code without what a grap
 
 
 def versions(extra: Iterable[str] = ()) -> dict[str, str | None]:
-    """Versions of Python (major.minor), the kit and the packages that it depends on.
+    """Versions of the kit and of the packages that it depends on.
 
     Parameters
     ----------
@@ -232,11 +232,9 @@ def versions(extra: Iterable[str] = ()) -> dict[str, str | None]:
     -------
     dict of name to version; None where a package is not installed
     """
-    import platform
-
     import mktai_kit
 
-    found = {"python": ".".join(platform.python_version_tuple()[:2]), "mktai-kit": mktai_kit.__version__}
+    found = {"mktai-kit": mktai_kit.__version__}
     for name in sorted({*PACKAGES, *extra}):
         found[name] = None
         for known in (name, _ALSO_KNOWN_AS.get(name, name)):
