@@ -18,10 +18,11 @@ setup: $(VENV)/.ready ## make .venv with the locked dependencies
 
 # Each stamp comes last: an interrupted set-up starts clean the next time.
 $(VENV)/.locked: requirements/lock.txt
+	@rm -rf $(VENV)  # first, so that PYTHON is never the one in it
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	  { echo "mktai-kit needs Python 3.11 or later; $(PYTHON) is $$($(PYTHON) --version 2>&1). Mend: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
-	@echo "Setting up $(VENV) (once; about 1.3 GB, a minute or more) ..."
-	@rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)
+	@echo "Setting up $(VENV) (once; over a gigabyte, a minute or more) ..."
+	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --no-compile --require-hashes -r requirements/lock.txt
 	@touch $@
 
@@ -29,11 +30,11 @@ $(VENV)/.ready: $(VENV)/.locked pyproject.toml
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-# The runs to show are the stages that end in -demo: a new case joins through params.yaml alone.
+# The runs to show are the stages that end in -demo: a new case joins through params.yaml. A failed gate hides no other case.
 demo: setup ## run the case studies, end to end, and say what they found
-	@runs=$$($(DVC) stage list --name-only | grep -E -- '-demo$$'); \
-	if $(DVC) status --quiet $$runs 2>/dev/null; then echo "All is up to date."; else $(DVC) repro $$runs; fi && \
-	$(BIN)/mktai found data/runs/*-demo
+	@runs=$$($(DVC) stage list --name-only | grep -E -- '-demo$$'); done=0; \
+	if $(DVC) status --quiet $$runs 2>/dev/null; then echo "All is up to date."; else $(DVC) repro --keep-going $$runs || done=$$?; fi; \
+	$(BIN)/mktai found $$(printf '%s\n' $$runs | sed -n 's|^case@|data/runs/|p') && exit $$done
 
 test: setup ## check everything: export freshness, lint, notebooks, tests
 	@$(MAKE) --no-print-directory check
@@ -58,5 +59,5 @@ lock: ## pin all dependencies anew (needs uv)
 	  --override requirements/overrides.txt --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
 	  --output-file requirements/lock.txt
 
-clean: ## remove the environment and everything that runs wrote
-	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache data/runs data/cache
+clean: ## remove the environment and everything that runs wrote (downloads stay)
+	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .dvc/cache .dvc/tmp data/runs data/raw

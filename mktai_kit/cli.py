@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from . import __version__
-from .settings import KitError, from_here, load, printable
+from .settings import KitError, from_here, load, printable, read_json
 
 # %% ../nbs/99_cli.ipynb #say
 def _say(text: object) -> None:
@@ -113,7 +113,10 @@ def _found(args: argparse.Namespace) -> int:
     for folder in map(Path, args.run_dirs):
         summary, page = read_summary(folder / "summary.json"), folder / "report.html"
         where = from_here(page) if page.is_file() else f"not written yet (mktai report {from_here(folder)})"
-        _say("\n".join([summary["title"], f"  report: {where}", *(f"  - {f}" for f in summary["findings"][:5])]))
+        judged = folder / "gates.json"
+        state = read_json(judged, "run `mktai gate` again.").get("state", "unknown") if judged.is_file() else f"not judged yet (mktai gate {from_here(folder)})"
+        told = [summary["title"], f"  report: {where}", f"  gates: {state}", *(f"  - {f}" for f in summary["findings"][:5])]
+        _say("\n".join(told))
     return 0
 
 
@@ -186,7 +189,7 @@ def _call(args: argparse.Namespace) -> int:
         if args.traceback:
             raise
         print(printable(f"mktai: error: {e}"), file=sys.stderr)
-        return 1 if type(e).__name__ == "RunError" else 2
+        return e.code
     except BrokenPipeError:  # `mktai data list | head`: the reader has had enough
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHOICES', 'KitError', 'expect_fail', 'nearest', 'suggest', 'printable', 'from_here', 'Settings', 'find_root', 'load',
-           'require', 'atomic', 'read_yaml', 'read_json', 'gettext']
+           'require', 'atomic', 'read_yaml', 'read_json', 'gettext', 'translated_into']
 
 # %% ../nbs/00_settings.ipynb #imports
 import configparser
@@ -31,6 +31,8 @@ class KitError(ValueError):
     where : str or Path, optional; the file, table, column or parameter concerned
     mend : str, optional; what to do about it
     """
+
+    code = 2  # the exit code of the command line: the input was wrong, nothing was done
 
     def __init__(self, what: str, where: object = None, mend: str | None = None):
         self.what, self.where, self.mend = what, where, mend
@@ -360,6 +362,10 @@ def read_json(path: Path | str, mend: str = "have the file written again.") -> d
     return data
 
 # %% ../nbs/00_settings.ipynb #gettext
+def _locale() -> Path:
+    return Path(__file__).parent / "locale" if "__file__" in globals() else Path("mktai_kit/locale")
+
+
 def gettext(text: str) -> str:
     """`text` in the workspace's language (`language` in settings.ini); unchanged where the catalogue lacks it.
 
@@ -375,5 +381,10 @@ def gettext(text: str) -> str:
     -----
     By convention imported as `_`, so that standard tools find the strings to translate.
     """
-    folder = Path(__file__).parent / "locale" if "__file__" in globals() else Path("mktai_kit/locale")
-    return _gettext.translation("mktai", folder, languages=[load().language], fallback=True).gettext(text)
+    return _gettext.translation("mktai", _locale(), languages=[load().language], fallback=True).gettext(text)
+
+
+def translated_into() -> str:
+    """The language that `gettext` really gives: the workspace's where a catalogue for it is installed, else "en"."""
+    language = load().language
+    return language if _gettext.find("mktai", _locale(), [language]) else "en"

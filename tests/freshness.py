@@ -56,7 +56,7 @@ def unclean_notebooks() -> list[str]:
 
 
 def clear_outputs() -> None:
-    """Drop what running left in the notebooks (nbdev-clean would drop the tags along with it)."""
+    """Drop what running left in the notebooks (nbdev-clean keeps outputs, and with --clear_all it would drop the tags along with them)."""
     for name in unclean_notebooks():
         notebook = nbformat.read(ROOT / name, as_version=4)
         for cell in notebook.cells:

@@ -172,12 +172,14 @@ def test_found_is_five_lines_and_cannot_steer_the_terminal(workspace, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert (
         lines[1] == "  report: not written yet (mktai report r)"
-        and lines[2:] == [f"  - {i} th" for i in range(5)]
+        and lines[2] == "  gates: not judged yet (mktai gate r)"
+        and lines[3:] == [f"  - {i} th" for i in range(5)]
         and "\x1b" not in lines[0]
     )
     (folder / "report.html").write_text("")
+    (folder / "gates.json").write_text('{"state": "fail"}')
     assert main(["found", str(folder)]) == 0
-    assert "  report: r/report.html\n" in capsys.readouterr().out
+    assert "  report: r/report.html\n  gates: fail\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"title": 1, "findings": 3}'])

@@ -484,7 +484,9 @@ def test_language(run, monkeypatch):
     monkeypatch.setenv("MKTAI_LANGUAGE", "es")
     monkeypatch.setattr(report, "_", lambda text: {"Decision": "Decisión"}.get(text, text))
     html = render(run).read_text()
-    assert '<html lang="es">' in html and "Decisión</h3>" in html
+    assert '<html lang="en">' in html and "Decisión</h3>" in html  # no catalogue: the tag must not claim Spanish
+    monkeypatch.setattr(report, "translated_into", lambda: "es")
+    assert '<html lang="es">' in render(run).read_text()
 
 
 def test_every_fixed_string_of_the_template_can_be_translated(run, monkeypatch):

@@ -22,7 +22,7 @@ from pathlib import Path
 from .gates import in_words, is_estimate, judge_run, leaves, run_identity, state_label
 from .normalise import read_notebook
 from .results import RUN_AGAIN, read_summary
-from ..settings import KitError, atomic, load, read_json, require
+from ..settings import KitError, atomic, read_json, require, translated_into
 from ..settings import gettext as _
 
 # %% ../../nbs/pipeline/06_report.ipynb #safe-html
@@ -435,7 +435,7 @@ def _fill(values: Mapping) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    env.globals |= {"_": _, "label": state_label, "humane": humane, "lang": load().language, "css": css}
+    env.globals |= {"_": _, "label": state_label, "humane": humane, "lang": translated_into(), "css": css}
     return env.from_string(template).render(values)
 
 # %% ../../nbs/pipeline/06_report.ipynb #render

@@ -209,15 +209,16 @@ def check_parameters(notebook: Path | str, given: Mapping[str, object]) -> dict[
     for name, value in given.items():
         if name not in known:
             near = nearest(name, known)
-            problems.append(f"unknown parameter {name!r}" + (f", did you mean {near!r}?" if near else ""))
+            problems.append(f"unknown parameter {name!r}" + (f" (did you mean {near!r}?)" if near else ""))
             continue
         try:
             checked[name] = convert(value, known[name].type)
         except ValueError:
             problems.append(f"{name} = {value!r} is not of type {known[name].type}")
     if problems:
-        mend = f"the parameters are {', '.join(f'{p.name}: {p.type} = {p.default!r}' for p in known.values())}."
-        raise KitError("; ".join(problems) + ".", where=notebook, mend=mend)
+        own = [p for p in known.values() if p.name not in ("out_dir", "profile")]  # which the runner sets
+        mend = f"the parameters are {', '.join(f'{p.name}: {p.type} = {p.default!r}' for p in own)}."
+        raise KitError("; ".join(problems) + ".", where=from_here(notebook), mend=mend)
     return checked
 
 # %% ../../nbs/pipeline/03_run.ipynb #read-profile
@@ -325,6 +326,8 @@ class RunError(KitError):
     traceback : list of str, the last lines of the traceback
     failed : Path of the partial notebook, if it was kept
     """
+
+    code = 1
 
     def __init__(self, what, where=None, mend=None, source="", line=None, traceback=(), failed=None):
         self.source, self.line, self.traceback, self.failed = source, line, list(traceback), failed
@@ -628,6 +631,8 @@ def run_case(
     tagged = any("parameters" in c["metadata"].get("tags", []) for c in read_notebook(notebook)["cells"])
     known = parameters_of(notebook) if tagged or values else {}
     values |= {name: value for name, value in own.items() if name in known}
+    if "seed" in known and known["seed"].type == "int":
+        values.setdefault("seed", settings.seed)
     if values:
         check_parameters(notebook, values)  # before the earlier results are touched
     with _set_aside(folder):

@@ -891,6 +891,7 @@ def plot_gaps(report: FairnessReport, ax=None, metrics: Sequence[str] | None = N
     ax.set_yticks(range(len(table)), text)
     ax.set_ylim(max(len(table), 1) - 0.5, -0.5)
     ax.axvline(0, color="black", lw=0.8)
+    ax.locator_params(axis="x", nbins=5)
     ax.set_xlabel(_("signed gap (first group minus second), with interval"))
     shown = [v for v in _LOOK if (table["verdict"] == v).any()]
     marks = [
