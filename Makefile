@@ -46,7 +46,8 @@ check: setup ## export freshness and lint, without the tests
 	@$(BIN)/ruff format --check tests
 
 lab: setup ## open the course map in JupyterLab
-	@$(BIN)/jupyter lab nbs/index.ipynb --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
+	@$(BIN)/jupyter labextension disable --level=sys_prefix "@jupyterlab/apputils-extension:announcements" 2>/dev/null  # no calls home
+	@$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/nbs/index.ipynb
 
 verify: setup ## run the smoke pipeline again elsewhere and compare every output by hash
 	@$(BIN)/mktai verify
