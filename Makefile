@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONHASHSEED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test check lab verify export lock clean
+.PHONY: help setup demo test check bench lab verify export lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -30,9 +30,9 @@ $(VENV)/.ready: $(VENV)/.locked pyproject.toml
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-# The runs to show are the stages that end in -demo: a new case joins through params.yaml. A failed gate hides no other case.
+# The runs to show are the stages of cases that end in -demo (worlds are made where a case asks for one): a new case joins through params.yaml. A failed gate hides no other case.
 demo: setup ## run the case studies, end to end, and say what they found
-	@runs=$$($(DVC) stage list --name-only | grep -E -- '-demo$$'); done=0; \
+	@runs=$$($(DVC) stage list --name-only | grep -E -- '^(case|report|gate)@.*-demo$$'); done=0; \
 	if $(DVC) status --quiet $$runs 2>/dev/null; then echo "All is up to date."; else $(DVC) repro --keep-going $$runs || done=$$?; fi; \
 	$(BIN)/mktai found $$(printf '%s\n' $$runs | sed -n 's|^case@|data/runs/|p') && exit $$done
 
@@ -44,6 +44,9 @@ check: setup ## export freshness and lint, without the tests
 	@$(BIN)/python tests/freshness.py
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check tests
+
+bench: setup ## how long the simulated companies take, against the floor of writing them (minutes; several GB of disk)
+	@$(BIN)/python tests/bench.py
 
 lab: setup ## open the course map in JupyterLab
 	@$(BIN)/jupyter labextension disable --level=sys_prefix "@jupyterlab/apputils-extension:announcements" 2>/dev/null  # no calls home

@@ -52,7 +52,7 @@ def _data_show(args: argparse.Namespace) -> int:
 
 # %% ../nbs/99_cli.ipynb #run-command
 def _pairs(given: list[str]) -> dict[str, str]:
-    """The -p options as a mapping; raises KitError for one that is not name=value, or given twice."""
+    """Options name=value as a mapping; raises KitError for one that is not name=value, or given twice."""
     found = {}
     for pair in given:
         name, equals, value = pair.partition("=")
@@ -90,6 +90,46 @@ def _terminate_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+# %% ../nbs/99_cli.ipynb #world-commands
+def _world_list(args: argparse.Namespace) -> int:
+    from mktai_kit.world.engine import COMPANIES, find
+
+    for company in map(find, COMPANIES):
+        _say(f"{company.name}: {company.units:,} units and about {company.gigabytes:g} GB at scale 1; presets {', '.join(company.presets)}")
+        for programme in company.programmes:
+            _say(f"  {programme.name} ({programme.decided}): {programme.meaning}")
+    return 0
+
+
+def _world_show(args: argparse.Namespace) -> int:
+    from mktai_kit.world.engine import change, describe_params, find, preset_of
+
+    company = find(args.name)
+    for name, row in describe_params(change(company.params(), **preset_of(company, args.preset))).iterrows():
+        _say(f"{name} = {row['value']}\n    {row['meaning']} ({row['source']})")
+    return 0
+
+
+def _world_make(args: argparse.Namespace) -> int:
+    from mktai_kit.pipeline.run import kernel_env
+    from mktai_kit.world.engine import make
+
+    settings = load()
+    out = args.out or settings.data_dir / f"world-{args.name}"
+    seed, workers = (settings.seed if args.seed is None else args.seed), (settings.threads if args.workers is None else args.workers)
+    if workers < 1:
+        raise KitError(f"{workers} is not a number of processes.", where="--workers", mend="give 1 or more.")
+    before = dict(os.environ)
+    os.environ.update(kernel_env(settings))  # the worker processes compute the same numbers on every machine
+    try:
+        with _terminate_as_interrupt():
+            folder = make(args.name, out, args.scale, seed, args.preset, workers, not args.quiet, None, **_pairs(args.set))
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    _say(f"world: {from_here(folder)}")
+    return 0
 
 # %% ../nbs/99_cli.ipynb #after-a-run
 def _report(args: argparse.Namespace) -> int:
@@ -156,6 +196,25 @@ def _run_parser(commands: argparse._SubParsersAction) -> None:
     run.set_defaults(call=_run)
 
 
+def _world_parser(commands: argparse._SubParsersAction) -> None:
+    about = "simulated companies whose other outcomes are known"
+    world = commands.add_parser("world", help=about).add_subparsers(required=True, metavar="ACTION")
+    world.add_parser("list", help="the companies and their programmes").set_defaults(call=_world_list)
+    show = world.add_parser("show", help="a company's parameters, their meaning and source")
+    show.set_defaults(call=_world_show)
+    make = world.add_parser("make", help="simulate a company into a folder of Parquet tables, with the truth sealed beside them")
+    make.add_argument("--scale", type=float, default=0.02, help="size; 1 is the guide's company (default: 0.02)")
+    make.add_argument("--seed", type=int, help="default: the settings'")
+    make.add_argument("--workers", type=int, help="processes; the bytes do not depend on it (default: the settings' threads)")
+    make.add_argument("--out", type=Path, metavar="DIR", help="folder to write (default: data_dir/world-NAME of the settings)")
+    make.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change a parameter; repeat for more")
+    make.add_argument("--quiet", action="store_true", help="show no progress")
+    make.set_defaults(call=_world_make)
+    for command in (show, make):
+        command.add_argument("name", metavar="NAME", help="one of those that `mktai world list` names")
+        command.add_argument("--preset", default="guide", help="named set of parameters (default: guide)")
+
+
 def _parser() -> argparse.ArgumentParser:
     about = "AI in marketing, reproducible: fetch data, run cases, read what they found."
     parser = argparse.ArgumentParser("mktai", description=about, epilog="Exit codes: 0 done, 1 failed, 2 wrong input, 130 interrupted.")
@@ -163,6 +222,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _data_parser(commands)
+    _world_parser(commands)
     _run_parser(commands)
     report = commands.add_parser("report", help="write report.html into a run's folder")
     report.add_argument("run_dir", type=Path, metavar="RUN_DIR")

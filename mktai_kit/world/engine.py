@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ASSUMPTION', 'MONEY', 'MANIFEST', 'COMPANIES', 'SEALED', 'param', 'describe_params', 'change', 'Draws', 'Coded',
-           'Gaps', 'table', 'to_frame', 'Programme', 'Context', 'Block', 'Parts', 'Company', 'World', 'simulate',
-           'write_parquet', 'find', 'make', 'read_manifest', 'read']
+           'Gaps', 'table', 'to_frame', 'Programme', 'Context', 'Block', 'Parts', 'Company', 'preset_of', 'World',
+           'simulate', 'write_parquet', 'find', 'make', 'read_manifest', 'read']
 
 # %% ../../nbs/world/01_engine.ipynb #imports
 import contextlib
@@ -358,19 +358,34 @@ class Company:
         n = self.n_units(scale)
         return [Block(i, start, min(start + self.block, n)) for i, start in enumerate(range(0, n, self.block))]
 
-    def context(self, scale: float, seed: int, preset: str, policies: Mapping | None, changes: Mapping) -> Context:
-        """The context of a simulation, its ground included; raises KitError for a seed, preset, policy or parameter that does not fit."""
+    def context(self, scale: float, seed: int, preset: str, policies: Mapping | None, changes: Mapping, ground: bool = True) -> Context:
+        """The context of a simulation, with its ground if asked; raises KitError for a seed, preset, policy or parameter that does not fit."""
         self.n_units(scale)
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
             raise KitError(f"{seed!r} is not a seed.", where="seed", mend="give a whole number, 0 or more.")
-        if preset not in self.presets:
-            raise KitError(f"{self.name} has no preset {preset!r}.", where="preset", mend=suggest(preset, self.presets))
         for name in policies or ():
             if name not in [p.name for p in self.programmes]:
                 raise KitError(f"{self.name} has no programme {name!r}.", where="policies", mend=suggest(name, [p.name for p in self.programmes]))
-        params = change(change(self.params(), **self.presets[preset]), **changes)
+        params = change(change(self.params(), **preset_of(self, preset)), **changes)
         start = Context(params, float(scale), Draws(seed, self.name), dict(policies or {}))
-        return replace(start, ground=self.ground(start))
+        return replace(start, ground=self.ground(start)) if ground else start
+
+# %% ../../nbs/world/01_engine.ipynb #preset-of
+def preset_of(company: Company, preset: str) -> Mapping:
+    """The parameters that a preset changes.
+
+    Parameters
+    ----------
+    company : Company
+    preset : str
+
+    Returns
+    -------
+    mapping of parameter to value; raises KitError for an unknown preset
+    """
+    if preset not in company.presets:
+        raise KitError(f"{company.name} has no preset {preset!r}.", where="preset", mend=suggest(preset, company.presets))
+    return company.presets[preset]
 
 # %% ../../nbs/world/01_engine.ipynb #simulate
 @dataclass(frozen=True)
@@ -475,7 +490,7 @@ def _do(block: Block | None) -> list[dict]:
 # %% ../../nbs/world/01_engine.ipynb #jobs
 def _done(jobs: list, start: tuple, workers: int) -> Iterator[list[dict]]:
     """What each job wrote, in the order in which they end."""
-    if workers == 1:
+    if workers == 0:
         _start(*start)
         try:
             yield from map(_do, jobs)
@@ -569,7 +584,7 @@ def _speaking(out: Path) -> Iterator[None]:
         raise KitError(what, where=out, mend="free space, or choose another folder.") from e
 
 # %% ../../nbs/world/01_engine.ipynb #make
-def make(company: Company | str, out: Path | str, scale: float = 0.02, seed: int = 7, preset: str = "guide", workers: int = 1,
+def make(company: Company | str, out: Path | str, scale: float = 0.02, seed: int = 7, preset: str = "guide", workers: int = 0,
          progress: bool = False, policies: Mapping | None = None, **changes: object) -> Path:  # fmt: skip
     """Simulate a company into a folder: Parquet tables, `truth/` beside them, and `manifest.json`.
 
@@ -580,7 +595,7 @@ def make(company: Company | str, out: Path | str, scale: float = 0.02, seed: int
     scale : float above 0; 1 is the guide's company
     seed : int, 0 or more
     preset : str, a named set of parameters
-    workers : int, processes; the bytes do not depend on it
+    workers : int, processes that share the work; 0 works in this one. The bytes do not depend on it
     progress : bool, show a bar on standard error
     policies : mapping of programme to what is done instead: one action, or a mapping of unit to action
     changes : parameter=value, on top of the preset
@@ -592,10 +607,10 @@ def make(company: Company | str, out: Path | str, scale: float = 0.02, seed: int
     from tqdm import tqdm
 
     company, out = find(company) if isinstance(company, str) else company, Path(out)
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise KitError(f"{workers!r} is not a number of processes.", where="workers", mend="give 1 or more.")
+    if isinstance(workers, bool) or not isinstance(workers, int) or not 0 <= workers <= 256:
+        raise KitError(f"{workers!r} is not a number of processes.", where="workers", mend="give 0 (this one) to 256.")
     arguments = (scale, seed, preset, dict(policies or {}), changes)
-    ctx = replace(company.context(*arguments), ground=None)
+    ctx = company.context(*arguments, ground=False)
     _look(company, out, scale)
     _sweep(out)
     jobs = [None, *company.blocks(scale)]
