@@ -30,7 +30,7 @@ $(VENV)/.ready: $(VENV)/.locked pyproject.toml
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-# The runs to show are the stages of cases that end in -demo (worlds are made where a case asks for one): a new case joins through params.yaml. A failed gate hides no other case.
+# The runs to show are those of cases that end in -demo: a new case joins through params.yaml, and brings its world. A failed gate hides no other case.
 demo: setup ## run the case studies, end to end, and say what they found
 	@runs=$$($(DVC) stage list --name-only | grep -E -- '^(case|report|gate)@.*-demo$$'); done=0; \
 	if $(DVC) status --quiet $$runs 2>/dev/null; then echo "All is up to date."; else $(DVC) repro --keep-going $$runs || done=$$?; fi; \

@@ -257,9 +257,10 @@ def test_every_run_is_complete():
     for name, run in params["runs"].items():
         assert name == f"{run['case']}-{run['profile']}"
         assert (ROOT / "nbs" / "cases" / f"{run['case']}.ipynb").is_file()
-        assert run["source"] in params["sources"]
+        assert run["source"] in [*params["sources"], *(f"world-{w}" for w in params["worlds"])]
         assert run["case"] in params["gates"], "every case has gates"
     lock = yaml.safe_load((ROOT / "dvc.lock").read_text())["stages"]
+    assert {f"world@{name}" for name in params["worlds"]} <= set(lock)
     for name in params["runs"]:
         assert {f"case@{name}", f"report@{name}", f"gate@{name}"} <= set(lock)
 

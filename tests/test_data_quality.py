@@ -233,6 +233,74 @@ def test_repeated_index_labels():
     assert quality.audit(tables, as_of="2017-04-11").empty
 
 
+def daily(seed=1, days=60, a_day=40, spread=0.7):
+    """Sales of two sources, every day."""
+    rng, n = np.random.default_rng(seed), days * a_day
+    return pd.DataFrame(
+        {
+            "transaction_id": np.arange(n),
+            "timestamp": pd.Timestamp("2017-01-01") + pd.to_timedelta(np.arange(n) * 86_400 // a_day, unit="s"),
+            "channel": rng.choice(["store", "online"], n),
+            "amount": rng.lognormal(3, spread, n),
+        }
+    )
+
+
+def jumps(frame):
+    return list(quality.CHECKS["jumps"](quality.Look("transactions", frame, [], {}, None)))
+
+
+@pytest.mark.parametrize("factor", [100, 0.01, 12])
+def test_another_unit_is_found(factor):
+    frame = daily()
+    rows = (frame["channel"] == "online") & frame["timestamp"].between("2017-01-20", "2017-01-22 23:59")
+    frame.loc[rows, "amount"] *= factor
+    (found,) = jumps(frame)
+    assert (found.column, found.rows) == ("amount", rows.sum())
+    assert "3 times from 2017-01-20" in found.finding and "online" in found.finding
+
+
+def test_another_unit_in_weeks_and_without_sources():
+    frame = daily().drop(columns=["channel"])
+    frame["week"] = 1 + frame["timestamp"].dt.day_of_year // 4
+    frame = frame.drop(columns="timestamp")
+    assert not jumps(frame)
+    frame.loc[frame["week"].isin([5, 6]), "amount"] *= 60
+    (found,) = jumps(frame)
+    assert "2 times from week 5" in found.finding and found.rows == frame["week"].isin([5, 6]).sum()
+
+
+def test_honest_sources_do_not_jump():
+    for seed in range(40):
+        assert not jumps(daily(seed, spread=0.7 if seed % 2 else 1.8))
+    dear = daily()
+    dear.loc[dear["channel"] == "store", "amount"] *= 50  # another source may sell dearer things, always
+    one_day = daily()
+    one_day.loc[one_day["timestamp"].dt.day == 9, "amount"] *= 30  # a feast is one day
+    growth = daily()
+    growth["amount"] *= np.exp(np.linspace(0, 2, len(growth)))
+    assert not jumps(dear) and not jumps(growth) and not jumps(daily(days=5))
+    assert len(jumps(one_day)) == 0
+    assert not jumps(daily().drop(columns="timestamp"))
+
+
+def test_late_rows_are_found():
+    frame = daily()
+    frame["recorded"] = frame["timestamp"] + pd.Timedelta("20min")
+    look = quality.Look("transactions", frame, [], {}, None)
+    assert not list(quality.CHECKS["late"](look)) and not list(quality.CHECKS["spans"](look))
+    frame.loc[[3, 30, 300], "recorded"] += pd.Timedelta("9D")
+    frame.loc[[5, 6], "timestamp"] += pd.Timedelta("5h")
+    (found,) = quality.CHECKS["late"](look)
+    assert found.rows == 3 and "9.0 days" in found.finding
+    (found,) = quality.CHECKS["spans"](look)
+    assert (found.column, found.rows) == ("recorded", 2)
+    weekly = frame.assign(
+        recorded=frame["timestamp"].dt.to_period("W").dt.end_time
+    )  # a source that is loaded once a week
+    assert not list(quality.CHECKS["late"](quality.Look("transactions", weekly, [], {}, None)))
+
+
 # Profile
 
 

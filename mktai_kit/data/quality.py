@@ -337,6 +337,7 @@ _SPANS = (
     ("issue_date", "due_date"),
     ("issue_date", "paid_date"),
     ("timestamp", "resolved"),
+    ("timestamp", "recorded"),
 )
 
 
@@ -442,6 +443,59 @@ def _freshness(look: Look) -> Iterator[Finding]:
 
 
 CHECKS |= {"freshness": _freshness}
+
+# %% ../../nbs/data/05_quality.ipynb #check-jumps
+_SOURCES = ("channel", "device", "store_id", "country", "currency")  # columns that tell where a row comes from
+_WHEN = ("timestamp", "period_start", "issue_date", "start_date", "week")
+
+
+def _moved(logs: pd.Series, group: pd.Series, when: pd.Series, times: float, least: int = 8, days: int = 10) -> pd.DataFrame:
+    """Two days of a group or more, one after the other, whose medians are far from that of its days: by a factor, and by six robust deviations."""
+    cells = logs.groupby([group, when], observed=True).agg(["median", "count"])
+    cells = cells[cells["count"] >= least]
+    of_days = lambda x: x.groupby(level=0, observed=True).transform("median")
+    off = cells["median"] - of_days(cells["median"])
+    known = cells.groupby(level=0, observed=True)["count"].transform("size") >= days
+    far = np.sign(off) * (known & (off.abs() >= np.maximum(np.log(times), 6 * of_days(off.abs()) / 0.6745)))
+    by_group = far.groupby(level=0, observed=True)
+    return cells.assign(times=np.exp(off))[(far != 0) & ((far == by_group.shift()) | (far == by_group.shift(-1)))]
+
+
+def _jumps(look: Look, times: float = 5.0) -> Iterator[Finding]:
+    """Days (or weeks) on which the median of a source is `times` its usual one or more, or that part of it."""
+    frame, columns = look.frame, contracts.TABLES[look.table].columns
+    when = next((frame[name] for name in _WHEN if name in frame), None)
+    if when is None:
+        return
+    when = when.dt.normalize() if pd.api.types.is_datetime64_any_dtype(when) else when
+    when = when.rename("when")
+    sources = [frame[name] for name in _SOURCES if name in frame and 1 < frame[name].nunique() <= 50]
+    sources = sources or [pd.Series("all", frame.index, name="rows")]
+    for name in [n for n in frame if n in columns and columns[n].family in ("money", "number")]:
+        if pd.api.types.is_numeric_dtype(frame[name]):
+            x = frame[name].astype("float64")
+            logs = np.log(x.where(x > 0))
+            moved = {source.name: _moved(logs, source, when, times) for source in sources}
+            source, cells = max(moved.items(), key=lambda item: item[1]["count"].sum())
+            if len(cells):
+                (value, first), row = cells.index[0], cells.iloc[0]
+                first = f"{first:%Y-%m-%d}" if isinstance(first, pd.Timestamp) else f"week {first}"
+                said = f"median {row['times']:.3g} times the usual one, {len(cells)} times from {first} on"
+                todo = "ask the source for its unit at that time, and convert"
+                yield from look.found("accuracy", name, f"{said} ({source}: {value})", cells["count"].sum(), "medium", todo)
+
+
+def _late(look: Look) -> Iterator[Finding]:
+    """Rows that were recorded long after they happened, measured against the table's own habit."""
+    frame = look.frame
+    if all(c in frame and pd.api.types.is_datetime64_dtype(frame[c]) for c in ("timestamp", "recorded")):
+        days = (frame["recorded"] - frame["timestamp"]).dt.total_seconds() / 86_400
+        late = days[days > max(1.0, 3 * days.quantile(0.9))]
+        said = f"reached the warehouse up to {late.max():.1f} days late" if len(late) else ""
+        yield from look.found("freshness", "recorded", said, len(late), "medium", "count a day only when its late rows are in")
+
+
+CHECKS |= {"jumps": _jumps, "late": _late}
 
 # %% ../../nbs/data/05_quality.ipynb #audit
 def audit(
