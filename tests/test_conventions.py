@@ -85,7 +85,7 @@ def test_lessons_open_and_close(path):
 def test_library_notebook(path):
     notebook = read(path)
     assert not any("parameters" in tags(c) for c in notebook.cells), "parameters belong to cases"
-    module = re.sub(r"^\d+_", "", path.stem)
+    module = re.sub(r"^\d+[a-z]?_", "", path.stem)
     part = path.parent.name
     expected = module if part == "nbs" else f"{part}.{module}"
     found = [m.group(1).strip() for c in notebook.cells if (m := directive(c, "default_exp"))]
