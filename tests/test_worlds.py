@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from mktai_kit.cli import main
-from mktai_kit.data import contracts
+from mktai_kit.data import contracts, quality
 from mktai_kit.settings import KitError
 from mktai_kit.world import engine
 from mktai_kit.world.truth import KINDS, unseal
@@ -206,3 +206,22 @@ def test_worlds_are_light_to_import():
     heavy = {"sklearn", "xgboost", "shap", "matplotlib", "duckdb", "ibis", "statsmodels", "pandera"}
     assert not heavy & set(out.stdout.split())
     assert Path(engine.__file__).is_file()
+
+
+FOUND = {  # kind of fault: words of a finding that names it
+    "copy": "copies of an earlier row", "near copy": "more than once|other spellings|differs within", "late": "days late",
+    "broken id": "not known in", "unit": "times the usual one", "time zone": "lies before",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, scale", [("ecommerce", 0.01), ("saas", 0.1), ("retail", 0.02)])
+def test_the_audit_finds_the_faults(name, scale):
+    """Each kind of fault that a table of a hundred faulty rows or more holds is among the findings of the audit."""
+    world = MODULES[name].simulate(scale=scale, seed=7)
+    found = quality.audit(world.tables)
+    assert {"copy", "late", "broken id"} <= set(unseal(world).table("faults")["kind"])
+    listed = unseal(world).table("faults").groupby(["table", "kind"], observed=True).size()
+    for (table, kind), rows in listed[listed >= 100].items():
+        said = found.loc[found["table"] == table, "finding"]
+        assert said.str.contains(FOUND[kind]).any(), f"{rows} rows of {table} with the fault {kind!r} are not found"

@@ -445,12 +445,12 @@ def _freshness(look: Look) -> Iterator[Finding]:
 CHECKS |= {"freshness": _freshness}
 
 # %% ../../nbs/data/05_quality.ipynb #check-jumps
-_SOURCES = ("channel", "device", "store_id", "country", "currency")  # columns that tell where a row comes from
+_SOURCES = ("channel", "device", "store_id", "country", "currency", "feature")  # columns that tell where a row comes from
 _WHEN = ("timestamp", "period_start", "issue_date", "start_date", "week")
 
 
-def _moved(logs: pd.Series, group: pd.Series, when: pd.Series, times: float, least: int = 8, days: int = 10) -> pd.DataFrame:
-    """Two days of a group or more, one after the other, whose medians are far from that of its days: by a factor, and by six robust deviations."""
+def _moved(logs: pd.Series, group: pd.Series, when: pd.Series, times: float, least: int = 8, days: int = 10, many: int = 100) -> pd.DataFrame:
+    """Two days of a group or more, one after the other, or one day of `many` rows, whose medians are far from that of its days: by a factor, and by six robust deviations."""
     cells = logs.groupby([group, when], observed=True).agg(["median", "count"])
     cells = cells[cells["count"] >= least]
     of_days = lambda x: x.groupby(level=0, observed=True).transform("median")
@@ -458,7 +458,8 @@ def _moved(logs: pd.Series, group: pd.Series, when: pd.Series, times: float, lea
     known = cells.groupby(level=0, observed=True)["count"].transform("size") >= days
     far = np.sign(off) * (known & (off.abs() >= np.maximum(np.log(times), 6 * of_days(off.abs()) / 0.6745)))
     by_group = far.groupby(level=0, observed=True)
-    return cells.assign(times=np.exp(off))[(far != 0) & ((far == by_group.shift()) | (far == by_group.shift(-1)))]
+    stays = (far == by_group.shift()) | (far == by_group.shift(-1)) | (cells["count"] >= many)
+    return cells.assign(times=np.exp(off))[(far != 0) & stays]
 
 
 def _jumps(look: Look, times: float = 5.0) -> Iterator[Finding]:
@@ -488,8 +489,9 @@ def _jumps(look: Look, times: float = 5.0) -> Iterator[Finding]:
 def _late(look: Look) -> Iterator[Finding]:
     """Rows that were recorded long after they happened, measured against the table's own habit."""
     frame = look.frame
-    if all(c in frame and pd.api.types.is_datetime64_dtype(frame[c]) for c in ("timestamp", "recorded")):
-        days = (frame["recorded"] - frame["timestamp"]).dt.total_seconds() / 86_400
+    when = next((name for name in _WHEN if name in frame), "timestamp")
+    if all(c in frame and pd.api.types.is_datetime64_dtype(frame[c]) for c in (when, "recorded")):
+        days = (frame["recorded"] - frame[when]).dt.total_seconds() / 86_400
         late = days[days > max(1.0, 3 * days.quantile(0.9))]
         said = f"reached the warehouse up to {late.max():.1f} days late" if len(late) else ""
         yield from look.found("freshness", "recorded", said, len(late), "medium", "count a day only when its late rows are in")
