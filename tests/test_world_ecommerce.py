@@ -48,6 +48,8 @@ def test_the_readout_is_the_truth_of_what_was_done(small, name):
     assert (under(sealed, "goal", p.actions, found["action"]) == found["goal"]).all()
     assert np.allclose(under(sealed, "profit", p.actions, found["action"]), found["profit"], atol=1e-6)
     assert found["propensity"].between(0, 1, inclusive="neither").all()
+    if name == "price_test":
+        assert (found["cluster"].to_numpy() == sealed["cluster"].to_numpy()).all()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -210,6 +212,34 @@ def test_naive_comparisons_miss_and_holdouts_do_not(big, channel):
     naive = y[touched].mean() - y[~touched].mean()
     error = np.sqrt(y[touched].var() / touched.sum() + y[~touched].var() / (~touched).sum())
     assert (naive - true) / error > 15, "who was touched had more needs to be touched in"
+
+
+def elasticity(rows):
+    """Slope of log units on the log factor within products (conditional Poisson likelihood), with its standard error."""
+    x, units, product = (
+        np.log(rows["price"] / rows["list_price"]).to_numpy(),
+        rows["units"].to_numpy(),
+        pd.factorize(rows["product_id"])[0],
+    )
+    total, slope = np.bincount(product, units), 0.0
+    for _ in range(15):
+        weight = np.exp(slope * x)
+        mean, square = (np.bincount(product, weight * x**k) / np.bincount(product, weight) for k in (1, 2))
+        information = (total * (square - mean**2)).sum()
+        slope += ((units * x).sum() - (total * mean).sum()) / information
+    return slope, information**-0.5
+
+
+def test_prices_that_the_shop_chose_mislead_and_the_test_does_not(big):
+    orders, lines = big["orders"].drop_duplicates("order_id"), big["order_lines"].drop_duplicates(["order_id", "line"])
+    lines = lines[lines["line"] == 1].merge(orders[["order_id", "timestamp"]], on="order_id")
+    week = (lines["timestamp"].dt.day_of_year - 1).floordiv(7).clip(upper=51) + 1
+    sold = lines.groupby(["product_id", week])["quantity"].sum().rename_axis(["product_id", "week"]).rename("units")
+    prices = big["prices"].join(sold, on=["product_id", "week"]).fillna({"units": 0})
+    true = -unseal(big).table("elasticities").set_index("product_id")["elasticity"].reindex(lines["product_id"]).mean()
+    chosen, tested = (elasticity(prices[prices["randomised"] == drawn]) for drawn in (False, True))
+    assert chosen[0] - true > 3 * chosen[1], "more was asked where more was wanted"
+    assert abs(tested[0] - true) < 3 * tested[1]
 
 
 def test_the_mismatch_shows_and_hides_the_harm(big):
@@ -390,6 +420,17 @@ def test_workers_do_not_matter(tmp_path):
     assert found[0]["tables"]["events"]["files"] == 2
 
 
+def test_a_folder_gives_what_memory_gives(tmp_path):
+    folder = ecommerce.make(tmp_path / "shop", scale=0.001, seed=3)
+    world = ecommerce.simulate(scale=0.001, seed=3)
+    assert engine.find("ecommerce") is ecommerce.COMPANY
+    for name, table in engine.read(folder).items():
+        assert table.equals(world[name]), name
+    truth = unseal(folder)
+    assert effect(truth, "checkout", "treatment") == effect(unseal(world), "checkout", "treatment")
+    assert list(truth.programmes.index) == NAMES
+
+
 def test_a_block_does_not_know_how_many_follow():
     one, two = (
         ecommerce.COMPANY.context(s, 5, "tiny", None, {"products_per_customer": r})
@@ -410,7 +451,7 @@ def test_scale_changes_the_size_and_nothing_else(big):
         ("sessions", "duration"),
         ("order_lines", "list_price"),
     ):
-        a, b = (w[name][column].to_numpy(float)[::7] for w in (big, double))
+        a, b = (w[name][column].to_numpy(float) for w in (big, double))
         assert ks_2samp(a, b).statistic < 0.02, (name, column)
     for name in ("customers", "sessions", "events", "orders", "exposures", "assignments"):
         assert 1.93 < double.arrow[name].num_rows / big.arrow[name].num_rows < 2.07, name

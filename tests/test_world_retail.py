@@ -430,6 +430,17 @@ def test_links_lead_from_records_to_customers(world):
     assert set(links["customer_id"]) == set(world["customers"]["customer_id"])
 
 
+def test_no_table_lists_customers_in_the_order_of_their_records(world):
+    links = to_frame(world.sealed["links"]).drop_duplicates(["system", "customer_id"])
+    for system, found in links.groupby("system", observed=True):
+        rank = found.set_index("customer_id")["record_id"].rank()
+        for name in ("customers", "consent", "exposures", "surveys", "events", "transactions"):
+            t = world[name]
+            t = t[t["system"] == system] if "system" in t else t
+            listed = pd.Series(t["customer_id"].dropna().unique()).map(rank).dropna()
+            assert abs(listed.corr(pd.Series(listed.index, listed.index))) < 5 / np.sqrt(len(listed)), (system, name)
+
+
 # ------------------------------------------------------------------------------------------------------------ the pieces
 def test_the_core_is_the_same_in_all_districts_and_ids_are_not_shared():
     p, draws = Params(), Draws(5, "retail")

@@ -606,7 +606,7 @@ def consents(params, draws: Draws, people: People, system: str, by: str = "custo
 
     Returns
     -------
-    pyarrow.Table: customer_id (or record_id), system, purpose, timestamp, granted; of several answers the latest counts
+    pyarrow.Table, by customer (or record): customer_id (or record_id), system, purpose, timestamp, granted; of several answers the latest counts
     """
     if by not in ("customer_id", "record_id"):
         raise KitError(f"answers cannot be given by {by!r}.", where="by", mend="use customer_id or record_id.")
@@ -622,7 +622,8 @@ def consents(params, draws: Draws, people: People, system: str, by: str = "custo
         heard = answer & agrees & (withdrew > 0) & (withdrew < met) & ~pen.hits("deaf_to_withdrawal", of=purpose)
         parts += [(who, code, met, answer), (who[heard], code, withdrew[heard], np.zeros(heard.sum(), bool))]
     whom, years, granted = (np.concatenate([part[i] for part in parts]) for i in (0, 2, 3))
-    purpose = Coded(np.repeat([part[1] for part in parts], [len(part[0]) for part in parts]), PURPOSES)
-    timestamp = people.as_of.astype("datetime64[s]") - (years * 365.25 * 86_400).astype("timedelta64[s]")
+    code = np.repeat([part[1] for part in parts], [len(part[0]) for part in parts])
+    order = np.argsort(whom, kind="stable")  # customers in the order of their records would give the links away
+    timestamp = people.as_of.astype("datetime64[s]") - (years[order] * 365.25 * 86_400).astype("timedelta64[s]")
     which = Coded(np.full(len(whom), SYSTEMS.index(system)), SYSTEMS)
-    return table(**{by: whom}, system=which, purpose=purpose, timestamp=timestamp, granted=granted)
+    return table(**{by: whom[order]}, system=which, purpose=Coded(code[order], PURPOSES), timestamp=timestamp, granted=granted[order])

@@ -306,7 +306,7 @@ def replenish(params: StoreParams, draws: Draws, district: int, place: np.ndarra
     units : int array, shape (lines,)
     moment : int array, shape (lines,), seconds since the start of the year; first come, first served
     usual : float array, shape (stores * ITEMS,), units sold in a usual week
-    free : bool array, shape (WEEKS, stores * ITEMS), where nothing runs out (shelf tests)
+    free : bool array, shape (WEEKS, stores * ITEMS), where what is sold comes from elsewhere and does not run out (shelf tests)
 
     Returns
     -------
@@ -334,9 +334,9 @@ def replenish(params: StoreParams, draws: Draws, district: int, place: np.ndarra
         have = np.where(free[w], 1 << 30, on_hand + coming[w])
         got[a:b], sold, out["lost"][w], out["switched_in"][w] = _week(place[a:b], units[a:b], so_far[a:b], have, luck[a:b], params.switching)
         out["on_hand"][w] = on_hand
-        on_hand = np.maximum(on_hand + coming[w] - sold, 0)
+        on_hand = on_hand + coming[w] - np.where(free[w], 0, sold)
         out["end"][w] = on_hand
-        forecast += params.smoothing * (sold - forecast)
+        forecast += np.where(free[w], 0.0, params.smoothing * (sold - forecast))
         pending -= coming[w]
         out["ordered"][w] = order = _order(params, on_hand + pending, forecast)
         pending += order

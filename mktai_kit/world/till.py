@@ -24,7 +24,7 @@ class Sold(NamedTuple):
     stock: Stock
     sold: np.ndarray  # (WEEKS, stores * ITEMS) units sold at the shelf
     wanted: np.ndarray  # the same, first choices under the test's arms
-    adjusted: np.ndarray  # the same, units moved between shelf and warehouse because of the test
+    adjusted: np.ndarray  # the same, units that the warehouse brought for the test
 
 # %% ../../nbs/world/07d_till.ipynb #sold-2
 def _mean_units(cat: Catalogue, cal: Calendar, shelves: Shelf, usual: Usual) -> np.ndarray:
@@ -77,8 +77,7 @@ def sell(params: StoreParams, draws: Draws, cat: Catalogue, cal: Calendar, shelv
     at_shelf = cell < n
     sold = np.bincount((cell * SHELF + item)[at_shelf], units[at_shelf], n * SHELF).astype(np.int64).reshape(WEEKS, wide)
     usually = stock.wanted - stock.lost + stock.switched_in
-    path = stock.on_hand + stock.received - stock.end  # what left the shelf on the usual path
-    return Sold(lines, cell, stock, sold, stock.wanted + np.where(free, sold - usually, 0), sold - path)
+    return Sold(lines, cell, stock, sold, stock.wanted + np.where(free, sold - usually, 0), np.where(free, sold, 0))
 
 # %% ../../nbs/world/07d_till.ipynb #shelf-outcomes
 class ShelfOutcomes(NamedTuple):
