@@ -214,7 +214,7 @@ def _world_parser(commands: argparse._SubParsersAction) -> None:
         command.add_argument("name", metavar="NAME", help="one of those that `mktai world list` names")
         command.add_argument("--preset", default="guide", help="named set of parameters (default: guide)")
 
-
+# %% ../nbs/99_cli.ipynb #parser-2
 def _parser() -> argparse.ArgumentParser:
     about = "AI in marketing, reproducible: fetch data, run cases, read what they found."
     parser = argparse.ArgumentParser("mktai", description=about, epilog="Exit codes: 0 done, 1 failed, 2 wrong input, 130 interrupted.")

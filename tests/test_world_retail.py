@@ -279,12 +279,38 @@ def test_stock_adds_up(world):
     assert (left.to_numpy()[:-n] == s["on_hand"].to_numpy()[n:]).all() and (left >= 0).all()
     assert (s["sold"] == d["sold"]).all() and (d["sold"] == d["demand"] - d["lost"] + d["switched_in"]).all()
     tests = world["prices"].query("randomised")
-    assert (s.loc[s["adjusted"] != 0, "store_id"].isin(tests["store_id"])).all()
+    cell = ["store_id", "week", "subcategory"]
+    sub = world["products"].set_index("product_id")["subcategory"].astype(str)
+    s["subcategory"], tests = s["product_id"].map(sub), tests.assign(subcategory=tests["product_id"].map(sub))
+    on_test = pd.MultiIndex.from_frame(s[cell]).isin(pd.MultiIndex.from_frame(tests[cell].astype(s[cell].dtypes)))
+    assert (s["adjusted"] == s["sold"].where(on_test, 0)).all(), "a test's goods come from elsewhere"
     t = mended(world["transactions"]).query("channel == 'store'")
     sold = t.groupby(["store_id", "product_id", "week"])["quantity"].sum()
     counted = s[s["sold"] > 0].set_index(["store_id", "product_id", "week"])["sold"]
     assert sold.sort_index().equals(counted.sort_index().astype(sold.dtype))
     assert 0.01 < d["lost"].sum() / d["demand"].sum() < 0.1 and 0.01 < s["stock_out"].mean() < 0.15
+
+
+def test_stock_does_not_tell_what_the_other_price_would_have_sold(world):
+    columns = ["on_hand", "received", "ordered", "stock_out"]
+    for arm in SHELF_TEST.actions:
+        other = retail.simulate(STORE, seed=7, policies={"shelf_promotion": arm})["stock"]
+        assert other[columns].equals(world["stock"][columns]), "the same whatever the test does"
+    truth = sealed(world, SHELF_TEST).merge(world["prices"].query("randomised"), on="test_id")
+    left = truth.merge(world["stock"], on=["store_id", "product_id", "week"]).query("action == 'price_cut'")
+    assert not (left["sold"] - left["adjusted"]).any() and left["goal__usual"].std() > 1
+    bare = retail.simulate(0.0005, seed=3, safety=-5)["stock"]
+    assert (bare["on_hand"] >= 0).all()
+
+
+def test_no_fault_touches_a_day_of_a_campaign():
+    worst = {"fault_slips": 0.2, "fault_units": 0.2, "fault_copies": 0.2, "fault_broken": 0.2, "fault_late": 0.2}
+    w = retail.simulate(0.01, seed=5, **worst)
+    for p in PROGRAMMES:
+        seen, truth = readout(w, p.name), sealed(w, p)
+        action = truth["action"].astype(str)
+        assert (seen["goal"] == under(truth, action)).all(), p.name
+        assert np.allclose(seen["profit"], under(truth, action, "profit"), atol=1e-9), p.name
 
 
 def test_receipts(world):
@@ -398,6 +424,8 @@ def test_the_mailer_passes_by_one_language_and_the_offers_do_not(district):
         gap = treated.groupby(c.loc[seen.index, "language"].astype(str)).mean()
         error = np.sqrt(sum(treated.var() / n for n in c.loc[seen.index, "language"].value_counts()))
         assert (abs(gap["en"] - gap["es"]) > 4 * error) == unfair
+        if unfair:
+            assert abs(gap["en"] - gap["es"] - known.loc[("mailer", "language"), "gap"]) < 4 * error + 0.01
     free = to_frame(retail.simulate(STORE, seed=7, mailer_gap=0).sealed["unfairness"]).set_index("action")
     assert free.loc["mailer", "gap"] == 0 and free.loc["mailer", "verdict"] == "fair"
 

@@ -270,6 +270,53 @@ def test_consent_comes_before_contact():
     assert (~asked["granted"]).any()
 
 
+def test_nobody_is_surveyed_without_consent_and_a_survey_does_not_tell_who_stays():
+    w = world(0.1, clean=True)
+    asked = w["consent"].query("purpose == 'contact'").sort_values("timestamp")
+    answer = pd.merge_asof(w["surveys"].sort_values("timestamp"), asked, on="timestamp", by="account_id")
+    assert answer["granted"].all()
+    end = w["accounts"].set_index("account_id")["end_date"].reindex(answer["account_id"])
+    leaving = (end.dt.to_period("M").to_numpy() == answer["timestamp"].dt.to_period("M").to_numpy()).mean()
+    assert 0.03 < leaving < 0.08, "accounts are asked in their last month too"
+
+
+def test_requests_for_help_do_not_crowd_before_the_end():
+    w = world(0.1, clean=True)
+    lives = w["accounts"].set_index("account_id").query("churned")
+    everyday = w["tickets"][(w["tickets"]["priority"] != "high") & w["tickets"]["account_id"].isin(lives.index)]
+    days = (lives["end_date"].reindex(everyday["account_id"]).to_numpy() - everyday["timestamp"].to_numpy().astype("M8[D]")) / np.timedelta64(1, "D")  # fmt: skip
+    lived = (lives["end_date"] - lives["observed_from"]).dt.days
+    last, before = (((days >= a) & (days < b)).sum() / np.clip(lived - a, 0, b - a).sum() for a, b in ((1, 8), (29, 57)))  # fmt: skip
+    assert last < 1.25 * before
+    order = w["tickets"][w["tickets"]["ticket_id"] % 10 != 9].sort_values("ticket_id")
+    same = order["ticket_id"].diff() == 1
+    assert same.any() and (order["timestamp"].diff()[same] >= pd.Timedelta(0)).all(), "numbers follow time"
+    start = w["accounts"].set_index("account_id")["start_date"].reindex(w["tickets"]["account_id"])
+    assert (w["tickets"]["timestamp"].dt.normalize().to_numpy() >= start.to_numpy()).all()
+
+
+def test_invoices_end_as_they_would():
+    w = world(0.1, clean=True)
+    rows = w["invoices"].join(w["accounts"].set_index("account_id")[["end_date"]], on="account_id")
+    lost = rows[rows["status"] == "written off"]
+    assert (lost["end_date"] >= lost["issue_date"] + pd.Timedelta(days=20)).all(), "after four attempts"
+    assert (rows["paid_date"].dropna() < pd.Timestamp("2026-01-01")).all()
+    still_open = rows[rows["status"] == "open"]
+    assert len(still_open) and (still_open["issue_date"] >= pd.Timestamp("2025-12-01")).all()
+    assert (rows["paid_date"].isna() == (rows["status"] != "paid")).all()
+
+
+def test_who_leaves_in_the_month_of_the_renewal_has_not_renewed():
+    w = world(0.1, clean=True)
+    annual = w["accounts"].query("contract == 'annual'").set_index("account_id")
+    last = annual["end_date"].fillna(pd.Timestamp("2025-12-31")).dt.to_period("M")
+    age = last.astype("int64") - annual["start_date"].dt.to_period("M").astype("int64")
+    renewed = w["events"].query("event_type == 'renewed'").groupby("account_id")["timestamp"].max().dt.to_period("M")
+    assert (annual["contract_end"].dt.to_period("M")[renewed.index] == renewed + 12).all()
+    leavers = annual["churned"] & (age % 12 == 0)
+    assert leavers.any() and (annual["contract_end"].dt.to_period("M") == last)[leavers].all()
+
+
 def test_managers_neglect_a_language_and_the_lot_does_not():
     rows = []
     for seed in range(8):
@@ -343,6 +390,13 @@ def test_bad_input_is_told():
         saas.story(world(), 0)
     with pytest.raises(KitError, match="no programme"):
         saas.readout(world(), "nothing")
+
+
+def test_every_account_has_a_story():
+    w = saas.simulate(0.005, 7)
+    ids = saas.clean(w, "accounts")["account_id"]
+    assert not ids.isin(w["surveys"]["account_id"]).all(), "some were never asked"
+    assert all(len(saas.story(w, i)) for i in ids)
 
 
 def test_plot_has_labels():

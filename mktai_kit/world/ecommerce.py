@@ -54,12 +54,13 @@ def _ground(ctx: Context) -> Ground:
 
 
 
-def _campaigns() -> dict:
+def _campaigns(params: object) -> dict:
     weeks = {s.programme.name: s.weeks for s in SPLITS}
+    test = (params.price_test_start, min(params.price_test_start + params.price_test_weeks, WEEKS))
     day = np.datetime64("2025-01-01")
     rows = []
     for name, number in CAMPAIGN.items():
-        first, last = (7 * w for w in weeks.get(name, (0, 0)))
+        first, last = (7 * w for w in (test if name == PRICE_TEST.name else weeks.get(name, (0, 0))))
         kind = "channel" if name in CHANNELS else "split test" if name in weeks else {"price_test": "price test", "creatives": "bandit"}.get(name, "sequence")
         rows.append((number, name, kind, name if name in CHANNELS else "site", day + first, day + (last - 1 if last else DAYS - 1)))
     return dict(zip(("campaign_id", "objective", "campaign_type", "channel", "start_date", "end_date"), map(list, zip(*rows))))
@@ -79,7 +80,7 @@ def _unfairness(params: object) -> pa.Table:
 
 
 def _shared(ctx: Context) -> Parts:
-    p, market, c = ctx.params, ctx.ground.market, _campaigns()
+    p, market, c = ctx.params, ctx.ground.market, _campaigns(ctx.params)
     kinds = list(dict.fromkeys(c["campaign_type"]))
     places = list(dict.fromkeys(c["channel"]))
     held = np.array([p.holdout_share if x in CHANNELS else np.nan for x in c["objective"]])

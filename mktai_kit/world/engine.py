@@ -195,7 +195,7 @@ def _arrow(name: str, column: object) -> pa.Array:
         return pa.array(values, mask=missing, from_pandas=missing is None)
     return pa.array(values, mask=missing)
 
-
+# %% ../../nbs/world/01_engine.ipynb #table-2
 def table(**columns: object) -> pa.Table:
     """An Arrow table from columns.
 

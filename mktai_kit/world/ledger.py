@@ -317,11 +317,14 @@ def _offer_list(p: Params) -> pa.Table:
 
 # %% ../../nbs/world/07f_ledger.ipynb #shared-2
 def _unfairness(ctx: Context) -> pa.Table:
-    """Whom the programmes reach less at equal value: the gap for the smaller language over customers as they usually are."""
-    p, rng = ctx.params, ctx.draws.generator("unfairness")
-    rate = p.trips * rng.standard_gamma(p.trips_shape, 100_000) / p.trips_shape
-    spend = rng.poisson(rate * SPEND_WEEKS / WEEKS) * 22.0
-    luck = rng.standard_normal(len(rate))
+    """Whom the programmes reach less at equal value: the gap for the smaller language over members as they usually are."""
+    p, rng, n = ctx.params, ctx.draws.generator("unfairness"), 100_000
+    rate = 1.15 * p.trips * rng.standard_gamma(p.trips_shape, n) / p.trips_shape  # members come more often than others
+    first = np.where(rng.random(n) < p.joining, rng.integers(1, WEEKS, n), 0)
+    stop = np.where(rng.random(n) < p.leaving, rng.integers(1, WEEKS, n), WEEKS)
+    weeks = np.maximum(np.minimum(stop, SPEND_WEEKS) - first, 0)
+    spend = rng.poisson(rate * p.card * weeks / WEEKS) * 22.0  # a usual basket
+    luck = rng.standard_normal(n)
     reached = [(mailer_score(p, spend, rate, np.full(len(rate), english), luck) > p.mailer_line).mean() for english in (True, False)]
     rows = [("exposures", "mailer", "language", reached[0] - reached[1], "unfair" if reached[0] < reached[1] else "fair", "share of members reached at equal value"),
             ("exposures", "offers", "language", 0.0, "fair", "share of members with each arm"), ("exposures", "offers", "gender", 0.0, "fair", "share of members with each arm"),

@@ -199,11 +199,11 @@ def reach(ctx: Context, block: Block, who: People, m: Missions, v: Visits) -> Re
     clicked = (u[2] < click) | own
     moment = v.moment[visit] - np.where(clicked, 4 + 26 * u[3], 600 + u[3] * np.array([30, 20, 1, 1, 2], np.float32) * 3600).astype(np.int64)
     agreed = np.stack([moment[:, c] < until[mine, q] if q >= 0 else np.ones(m.n, bool) for c, q in enumerate(_PURPOSE)], axis=1)
-    agreed = np.where(known[:, None], agreed, np.arange(len(CHANNELS)) > 0)
+    agreed = np.where(known[:, None], agreed & (moment >= who.joined[m.person][:, None]), np.arange(len(CHANNELS)) > 0)
     possible = (own | (u[0] < odds / (1 + odds))) & agreed & (moment >= 0)
     first = np.maximum(v.moment[m.first_visit], 0)
     need = np.array([0, *_PURPOSE])[m.cause]
-    allowed = known & np.where((need >= 0) & (m.cause > 0), first < until[mine, np.maximum(need, 0)], True)
+    allowed = known & (first > who.joined[m.person] + 30) & np.where((need >= 0) & (m.cause > 0), first < until[mine, np.maximum(need, 0)], True)
     reached = np.where(known[:, None], arm[mine], True)
     return Reach(until, eligible, arm, known, possible, visit, moment, clicked, np.where(possible, _answers(p, who, m), 0.0), reached, allowed)
 
@@ -266,7 +266,7 @@ def creatives(ctx: Context, block: Block, who: People, m: Missions, v: Visits, k
     b = np.flatnonzero((luck[0] < p.creative_share) & (m.cause == 0) & (v.moment[first] >= 0))
     person, week, new, dear = m.person[b], m.week[b], ~known[b], price[b] >= p.dear
     mobile = np.isin(who.visitor_device[v.visitor[first[b]]], (0, 3))
-    chances = preferences(p, mobile, new, dear, (who.age[person] == 5) & ~new)
+    chances = preferences(p, mobile, new, dear, (who.age[person] == 5) & who.age_known[person] & ~new)
     shown = np.minimum((np.cumsum(chances, axis=1) < luck[1][b, None]).sum(axis=1), 4)
     effect = np.zeros(chances.shape)
     effect[:, 1] = p.creative_discount * np.clip(who.sensitivity[person], 0.3, 2)
@@ -383,7 +383,7 @@ class Trial(NamedTuple):
         return self.inside & (self.arm[self.where] == 1) if len(self.arm) else self.inside
 
 # %% ../../nbs/world/05b_media.ipynb #tests
-def trial(ctx: Context, split: Split, who: People, m: Missions, v: Visits, here: np.ndarray, first_id: int) -> Trial:
+def trial(ctx: Context, split: Split, who: People, m: Missions, v: Visits, here: np.ndarray, names: np.ndarray) -> Trial:
     """A split test in a block.
 
     Parameters
@@ -394,7 +394,7 @@ def trial(ctx: Context, split: Split, who: People, m: Missions, v: Visits, here:
     m : Missions
     v : Visits
     here : bool array, shape (visits of people,); those that happened
-    first_id : int, visitor_id of the block's first visitor
+    names : int array, shape (visitors of people,); their visitor ids
 
     Returns
     -------
@@ -406,7 +406,7 @@ def trial(ctx: Context, split: Split, who: People, m: Missions, v: Visits, here:
     since = np.full(who.n_visitors, END)
     np.minimum.at(since, visitor[during], moment[during])
     visitors = np.flatnonzero(since < END)
-    ids = visitors + first_id
+    ids = names[visitors]
     arm = ctx.taken(split.programme, ids, ctx.draws.choice(name, [1, 1], ids))
     old = who.visitor_device[visitors] == 3
     lost = (arm == 1) & old & (ctx.draws.uniform(f"{name} lost", ids) < p.redesign_lost) & (name == "redesign")

@@ -231,7 +231,7 @@ def lucks(draws: Draws, block: Block, want: np.ndarray, group: int = 20) -> np.n
     return out
 
 # %% ../../nbs/world/05c_outcomes.ipynb #ground
-ROOM = 10_000_000  # ids of each kind in a block
+ROOM = 1 << 26  # ids of each kind in a block
 
 
 class Ground(NamedTuple):
@@ -245,18 +245,31 @@ class Names(NamedTuple):
     """Ids of a block: each thing that could be has one, whether or not it happens."""
 
     base: int
+    keys: tuple[int, ...]  # of the shuffles
+
+    @classmethod
+    def of(cls, draws: Draws, block: Block) -> "Names":
+        return cls(block.number * ROOM, tuple(int(x) % ROOM for x in draws.hashed("names", block.number, np.arange(4))))
+
+    def _shuffled(self, place: np.ndarray, kind: int) -> np.ndarray:
+        """A number below `ROOM` for each number below it, one to one: additions, odd factors and shifts can all be undone."""
+        x = np.asarray(place, np.int64) + self.keys[kind]
+        for odd in (0x2545F49, 0x1B87359):
+            x = x * odd % ROOM
+            x ^= x >> 13
+        return self.base + x + 1
 
     def sessions(self, visits: np.ndarray) -> np.ndarray:
-        return self.base + visits + 1
+        return self._shuffled(visits, 0)
 
     def orders(self, missions: np.ndarray) -> np.ndarray:
-        return self.base + missions + 1
+        return self._shuffled(missions, 1)
 
     def visitors(self, visitors: np.ndarray) -> np.ndarray:
-        return self.base + visitors + 1
+        return self._shuffled(visitors, 2)
 
     def exposures(self, missions: np.ndarray, kind: np.ndarray | int) -> np.ndarray:
-        return self.base + 8 * missions + kind + 1
+        return self._shuffled(8 * missions + kind, 3)
 
 # %% ../../nbs/world/05c_outcomes.ipynb #case
 class Case(NamedTuple):
@@ -311,7 +324,7 @@ def case_of(ctx: Context, block: Block) -> tuple[Case, Names, np.ndarray]:
     -------
     Case; Names; and a bool array: which of the visits of people happen
     """
-    p, draws, (market, calendar), names = ctx.params, ctx.draws, ctx.ground, Names(block.number * ROOM)
+    p, draws, (market, calendar), names = ctx.params, ctx.draws, ctx.ground, Names.of(ctx.draws, block)
     who = people(p, draws, block, market)
     m = missions(p, draws, block, who, market, calendar, tuple(getattr(p, f"{c}_new") for c in CHANNELS))
     v = visits(p, draws, block, who, m, calendar)
@@ -321,7 +334,7 @@ def case_of(ctx: Context, block: Block) -> tuple[Case, Names, np.ndarray]:
     here = np.concatenate([exists[v.mission[: v.n_need]] & (v.moment[: v.n_need] >= 0), np.ones(v.n_browsing, bool)])
     banners = creatives(ctx, block, who, m, v, seen.known, market.list_price[main], names.exposures(np.arange(m.n), 5))
     after = sequences(ctx, block, who, m, seen, names.sessions(last))
-    trials = tuple((s, trial(ctx, s, who, m, v, here, names.visitors(0))) for s in SPLITS)
+    trials = tuple((s, trial(ctx, s, who, m, v, here, names.visitors(np.arange(who.n_visitors)))) for s in SPLITS)
     arm = _price_arms(ctx, market, main, m.week, names.sessions(last))
     lines = baskets(p, draws, block, who, m, market, arm)
     cheap = np.zeros(m.n, bool)
@@ -453,7 +466,7 @@ def reminder(case: Case, left: np.ndarray, ids: np.ndarray) -> pa.Table:
         first, second = contacts_of(np.full(len(left), a), np.zeros(len(left), bool))
         one = np.where(first, bill.offer[left], bill.full[left])
         two = np.where(second == 1, bill.offer[left], bill.full[left])
-        spent = price * (first + (second > 0) * ~soon)
+        spent = price * (first.astype(int) + ((second > 0) & ~soon))  # two contacts cost twice: truth values add up to one
         hoped = o.here[left] * (early * one + (whole - early) * two)
         due = price * (first + (second > 0) * (1 - early * o.here[left]))
         return Potential(goal, whole * o.here[left], soon * one + (goal & ~soon) * two - spent, hoped - due)
@@ -461,7 +474,7 @@ def reminder(case: Case, left: np.ndarray, ids: np.ndarray) -> pa.Table:
     return sealed(RETARGETING, ids[left], s.arm[left], outcome)
 
 # %% ../../nbs/world/05c_outcomes.ipynb #site-outcomes
-def split(case: Case, test: Split, t: Trial, exists: np.ndarray, first_id: int) -> pa.Table:
+def split(case: Case, test: Split, t: Trial, exists: np.ndarray, ids: np.ndarray) -> pa.Table:
     """Sealed: what a split test does for each visitor who came during it.
 
     Parameters
@@ -470,7 +483,7 @@ def split(case: Case, test: Split, t: Trial, exists: np.ndarray, first_id: int) 
     test : Split
     t : Trial
     exists : bool array, shape (m,); missions that happen
-    first_id : int, visitor_id of the block's first visitor
+    ids : int array, shape (k,); visitor ids of the test's visitors
 
     Returns
     -------
@@ -486,7 +499,7 @@ def split(case: Case, test: Split, t: Trial, exists: np.ndarray, first_id: int) 
         margin = case.bill.direct[rows]
         return Potential(*(np.bincount(where, x, len(t.visitors)) for x in (goal, expected, goal * margin, expected * margin)))
 
-    return sealed(test.programme, t.visitors + first_id, t.arm, outcome, logged=t.logged)
+    return sealed(test.programme, ids, t.arm, outcome, logged=t.logged)
 
 # %% ../../nbs/world/05c_outcomes.ipynb #price-outcomes
 def price_test(case: Case, market: Market, tested: np.ndarray, ids: np.ndarray) -> pa.Table:

@@ -96,8 +96,9 @@ def _accounts(ctx: engine.Context, who: Roster, m: Months) -> tuple[dict[str, ob
     last = inside[np.append(m.row[inside][1:] != m.row[inside][:-1], True)] if len(inside) else inside
     row, gone = m.row[last], (m.ending[last] >= 0) & (m.month[last] < MONTHS)
     start = month_start(who.born[row]) + who.day[row]
-    end = np.where(gone, traces.last_day(ctx, who, row, m.month[last]), np.datetime64("NaT"))
-    term = who.born[row] + 12 * ((m.month[last] - who.born[row]) // 12 + 1)
+    end = np.where(gone, traces.last_day(ctx, who, row, m.month[last], m.ending[last]), np.datetime64("NaT"))
+    renewed = np.minimum(m.month[last], MONTHS - 1) - gone  # who leaves in the month of the renewal has not renewed
+    term = who.born[row] + 12 * ((renewed - who.born[row]) // 12 + 1)
     until = np.where(gone, end, month_start(MONTHS))
     hidden = ctx.draws.uniform("industry noted", who.account_id[row]) < ctx.params.industry_gap * np.array([1, 1, 0.2, 0.2, 0.2])[who.channel[row]]
     amount, off = A.bill(ctx.params, who, Months(*(a[last] for a in m)), m.month[last])
@@ -163,7 +164,7 @@ def _lifetimes(ctx: engine.Context, who: Roster, life: A.Life, m: Months, row: n
     s = A.State(m.row[now], m.health[now], m.gone[now], m.hard[now], m.onboarded[now], m.breadth[now], m.seats[now], 0 * now, m.since[now], 0.0 * now)
     kept[alive], soon[alive] = (x[0] for x in A.expected(ctx, who, life, s, m.month[now].astype(np.int64), np.array([0])))
     return table(
-        account_id=who.account_id[row], end_date=np.where(ended, traces.last_day(ctx, who, row, m.month[last]), np.datetime64("NaT")),
+        account_id=who.account_id[row], end_date=np.where(ended, traces.last_day(ctx, who, row, m.month[last], m.ending[last]), np.datetime64("NaT")),
         churn_kind=Coded(np.where(ended, m.ending[last], -1), A.KINDS), alive_at_close=alive, months_left=months,
         value_left=np.round(np.where(alive, value, np.nan), 2), chance_of_leaving_3=1 - kept, expected_value_8=np.round(soon, 2),
     )  # fmt: skip
@@ -342,7 +343,7 @@ def story(tables: Mapping[str, pd.DataFrame] | engine.World, account_id: int) ->
         pd.DataFrame({"date": hard["timestamp"], "what": "reports a hard problem (" + hard["category"].astype(str) + ")"}),
         pd.DataFrame({"date": hard["resolved"], "what": "the problem is solved"}).dropna(),
         pd.DataFrame({"date": late["issue_date"], "what": "an invoice fails " + late["failed_attempts"].astype(str) + " times"}),
-        pd.DataFrame({"date": mine["surveys"]["timestamp"], "what": "NPS: " + mine["surveys"]["score"].map("{:g}".format).replace("nan", "no answer")}),
+        pd.DataFrame({"date": mine["surveys"]["timestamp"], "what": "NPS: " + mine["surveys"]["score"].map("{:g}".format).astype(str).replace("nan", "no answer")}),
         pd.DataFrame({"date": mine["exposures"]["timestamp"], "what": "drawn for a programme; gets: " + mine["exposures"]["arm"].astype(str)}),
     ]
     out = pd.concat([p.astype({"what": object}) for p in parts if len(p)]).sort_values("date", kind="stable", ignore_index=True)

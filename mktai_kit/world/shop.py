@@ -24,7 +24,6 @@ from .visits import AGES, BROUGHT, CLICKS, DAY, DEVICES, END, GENDERS, INCOMES, 
 class ShopParams:
     """What is missing from the tables, and what comes back."""
 
-    age_unknown: float = param(0.08, "share of customers whose age nobody asked; four times as many where social media brought them", low=0, high=0.2)
     satisfaction_answer: float = param(0.12, "chance to answer the question how satisfied one is, at the middle of the scale", low=0, high=0.5)
     satisfaction_silence: float = param(0.25, "how much more those at the ends of the scale answer, log odds per point", low=0, high=1)
     line_returned: float = param(0.07, "share of order lines that come back", low=0, high=0.5)
@@ -58,8 +57,14 @@ class Story(NamedTuple):
     row_back: np.ndarray  # of the plan, for the return
 
     def ordered(self) -> np.ndarray:
-        """Missions with an order."""
-        return np.flatnonzero(self.bought | self.back)
+        """Missions with an order, by its time: as a block makes them, their order would tell whose they are."""
+        k = np.flatnonzero(self.bought | self.back)
+        return k[np.argsort(self.moment(k), kind="stable")]
+
+    def log(self) -> np.ndarray:
+        """Visits that happen, by their time."""
+        k = np.flatnonzero(self.here)
+        return k[np.argsort(self.v.moment[k], kind="stable")]
 
     def moment(self, missions: np.ndarray) -> np.ndarray:
         """When the orders were placed."""
@@ -126,7 +131,7 @@ def _customer_tables(s: Story, block: Block) -> tuple[dict, dict]:
     ctx, who, c = s.case.ctx, s.case.who, s.case.who.n_customers
     rng = ctx.draws.generator("customers", block.number)
     ids, brought = who.ids, who.brought[:c]
-    asked = rng.random(c) >= np.minimum(ctx.params.age_unknown * np.array([1, 4, 1, 2.5, 0.5])[brought], 0.95)
+    asked = who.age_known[:c]
     postal = 10_000 + 7_000 * who.region[:c].astype(np.int64) + rng.integers(0, 40, c) * 100
     customers = table(
         customer_id=ids, signup_date=pa.array((START + who.joined[:c] // DAY).astype("datetime64[D]")), acquisition_channel=Coded(brought, BROUGHT),
@@ -187,7 +192,7 @@ def _sessions(s: Story, block: Block) -> tuple[pa.Table, np.ndarray]:
     known_bot = ~human & (rng.random(v.visitor.max() + 1) < ctx.params.bots_known)[v.visitor]
     campaign = np.array([0, 0, 0, 1, 2, 3, 4, 5, 0, CAMPAIGN["retargeting"]])[channel]
     end = np.cumsum(s.clicks.per_visit) - 1 - _unused(s)
-    k = np.flatnonzero(s.here)
+    k = s.log()
     start = (np.cumsum(s.clicks.per_visit) - s.clicks.per_visit)[k]
     return table(
         session_id=s.names.sessions(k), customer_id=Gaps(who.ids[np.minimum(person[k], who.n_customers - 1)], ~logged[k]),
@@ -215,17 +220,19 @@ def _unused(s: Story) -> np.ndarray:
 
 # %% ../../nbs/world/05d_shop.ipynb #visit-tables
 def _events(s: Story) -> pa.Table:
-    per, found = s.clicks.per_visit, s.clicks
-    keep = np.repeat(s.here, per)
+    found, log = s.clicks, s.log()
+    per, keep = found.per_visit[log], np.ones(len(found.kind), bool)
     checkout, bought = _reached(s)
     for reached, offset in ((checkout, 0), (bought, 1)):
         keep[found.checkout[s.plan.closing & ~reached] + offset] = False
-    visit = np.repeat(np.arange(s.v.n, dtype=np.int32), per)[keep]
-    product, moment = found.product[keep], found.moment[keep]
+    place = np.repeat((np.cumsum(found.per_visit) - found.per_visit)[log] - np.cumsum(per) + per, per) + np.arange(per.sum())
+    there = keep[place]
+    place, visit = place[there], np.repeat(log, per)[there]
+    product, moment = found.product[place], found.moment[place]
     micro = moment * 1_000_000 + START.astype("datetime64[us]").astype(np.int64)
     return table(
         session_id=s.names.sessions(np.arange(s.v.n))[visit], visitor_id=s.names.visitors(s.v.visitor)[visit], timestamp=micro.view("datetime64[us]"),
-        event_type=Coded(found.kind[keep], CLICKS), product_id=Gaps(product + 1, product < 0),
+        event_type=Coded(found.kind[place], CLICKS), product_id=Gaps(product + 1, product < 0),
     )  # fmt: skip
 
 # %% ../../nbs/world/05d_shop.ipynb #discount
@@ -244,7 +251,7 @@ def _order_tables(s: Story, block: Block, channel: np.ndarray) -> tuple[dict, di
     place = np.full(m.n, -1)
     place[done] = np.arange(len(done))
     mine = np.flatnonzero(place[lines.owner] >= 0)
-    mine = mine[np.argsort(lines.owner[mine], kind="stable")]
+    mine = mine[np.argsort(place[lines.owner[mine]], kind="stable")]
     of = place[lines.owner[mine]]
     gross, cost, quantity = lines.gross[mine], lines.cost[mine], lines.quantity[mine]
     off = np.rint(gross * _discount(s, done)[of])
@@ -304,9 +311,10 @@ def _after_sales(s: Story, block: Block, done: np.ndarray, moment: np.ndarray, m
 
 # %% ../../nbs/world/05d_shop.ipynb #stack
 def _stack(parts: list[dict], columns: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Rows of several parts, one below the other; what a part has not is -1."""
+    """Rows of several parts, by their time; what a part has not is -1."""
     sizes = [len(p["campaign"]) for p in parts]
-    return {c: np.concatenate([np.broadcast_to(p.get(c, -1), n) for p, n in zip(parts, sizes)]) for c in columns}
+    rows = np.argsort(np.concatenate([p["moment"] for p in parts]), kind="stable")
+    return {c: np.concatenate([np.broadcast_to(p.get(c, -1), n) for p, n in zip(parts, sizes)])[rows] for c in columns}
 
 
 def _touches(s: Story) -> dict:
@@ -330,7 +338,7 @@ def _banners(s: Story) -> dict:
     bought = s.bought[of] & b.in_time
     ordered = np.full(m.n, -1)
     ordered[of[bought]] = s.moment(of[bought])
-    known = s.case.seen.known[of]
+    known = s.case.seen.known[of] & (b.moment >= who.joined[m.person[of]])
     return {
         "id": s.names.exposures(of, 5), "customer": np.where(known, who.ids[np.minimum(m.person[of], who.n_customers - 1)], -1),
         "visitor": s.names.visitors(s.v.visitor[first]), "session": s.names.sessions(first), "product": m.products[of, 0] + 1,
@@ -411,7 +419,7 @@ def _assigned(s: Story, tested: np.ndarray) -> list[dict]:
     parts.append({"visitor": s.names.visitors(s.v.visitor[last[left]]), "session": s.names.sessions(last[left]), "product": m.products[left, 0] + 1,
                   "campaign": np.full(len(left), CAMPAIGN["retargeting"]), "moment": m.final[left] + 600,
                   "arm": _arm_codes(RETARGETING, s.case.after.arm[left]), "propensity": 0.2, "recent": s.case.after.recent[left], "converted": s.back[left].astype(np.int8), "reward": s.back[left] * margin,
-                  "cost": p.contact_cost * (first + (second > 0))})  # fmt: skip
+                  "cost": p.contact_cost * (first.astype(int) + (second > 0))})  # fmt: skip
     for test, t in s.case.trials:
         k = np.flatnonzero(t.logged)
         parts.append({"visitor": s.names.visitors(t.visitors[k]), "campaign": np.full(len(k), CAMPAIGN[test.programme.name]), "moment": t.since[k],
@@ -440,7 +448,7 @@ def _sealed(s: Story, tested: np.ndarray) -> dict[str, pa.Table]:
     out[PRICE_TEST.name] = price_test(case, case.ctx.ground.market, tested, last)
     out[CREATIVE.name] = banner(case, names.exposures(np.arange(m.n), 5))
     out[RETARGETING.name] = reminder(case, left, last)
-    out |= {test.programme.name: split(case, test, t, s.exists, names.visitors(0)) for test, t in case.trials}
+    out |= {test.programme.name: split(case, test, t, s.exists, names.visitors(t.visitors)) for test, t in case.trials}
     lost = np.flatnonzero(s.exists & (case.odds.luck[0] < s.chance) & ~case.odds.here)
     out["demand"] = table(session_id=last[lost], product_id=m.products[lost, 0] + 1, week=m.week[lost] + 1, timestamp=_when(m.final[lost]),
                           quantity=case.lines.quantity[lost])  # fmt: skip

@@ -324,7 +324,7 @@ def replenish(params: StoreParams, draws: Draws, district: int, place: np.ndarra
     luck = rng.random(len(place))
     late = rng.random((WEEKS, STORES * ITEMS), dtype=np.float32)[:, :m] < params.late_delivery
     case = params.case_size
-    on_hand = (np.ceil(2 * usual + params.safety * np.sqrt(2 * usual)) + rng.integers(1, case + 1, STORES * ITEMS)[:m]).astype(np.int32)
+    on_hand = np.maximum(np.ceil(2 * usual + params.safety * np.sqrt(2 * usual)) + rng.integers(1, case + 1, STORES * ITEMS)[:m], 0).astype(np.int32)
     coming = np.zeros((WEEKS + 2, m), np.int32)
     out = {name: np.zeros((WEEKS, m), np.int32) for name in ("on_hand", "ordered", "lost", "switched_in", "end")}
     got = np.empty(len(place), np.int64)

@@ -62,8 +62,10 @@ def month_days(month: np.ndarray | int) -> np.ndarray:
     return (month_start(np.asarray(month) + 1) - month_start(month)).astype(np.int64)
 
 
-def last_day(ctx: engine.Context, who: Roster, row: np.ndarray, month: np.ndarray) -> np.ndarray:
+def last_day(ctx: engine.Context, who: Roster, row: np.ndarray, month: np.ndarray, ending: np.ndarray) -> np.ndarray:
     """Days on which accounts end, given the months: never the first day, so that the month's invoice has been written.
+
+    An account with an unpaid invoice is closed from the 21st on, when four attempts to collect it have failed.
 
     Parameters
     ----------
@@ -71,13 +73,15 @@ def last_day(ctx: engine.Context, who: Roster, row: np.ndarray, month: np.ndarra
     who : Roster
     row : int array, shape (n,), places in the roster
     month : int array, shape (n,)
+    ending : int array, shape (n,): 1 closed for an unpaid invoice, else by choice
 
     Returns
     -------
     datetime64[D] array, shape (n,)
     """
     u = ctx.draws.uniform("last day", who.account_id[row])
-    return month_start(month) + 1 + np.floor(u * (month_days(month) - 1)).astype(np.int64)
+    first = np.where(ending == 1, 20, 1)
+    return month_start(month) + first + np.floor(u * (month_days(month) - first)).astype(np.int64)
 
 
 def _moment(day: np.ndarray, u: np.ndarray) -> np.ndarray:
@@ -134,10 +138,11 @@ def invoices(ctx: engine.Context, who: Roster, m: Months) -> pa.Table:
     failed = np.where(closed, 4, failed).astype(np.int64)
     slow = np.array([0, 2, 10])[who.method[m.row]] + np.floor(u[2] * np.array([1, 3, 12])[who.method[m.row]])
     paid = issued + np.minimum(slow + 5 * failed, 27).astype(np.int64)
-    paid[closed] = np.datetime64("NaT")
+    late = ~closed & (paid >= month_start(MONTHS))  # nobody knows yet as the window closes
+    paid[closed | late] = np.datetime64("NaT")
     return table(
         invoice_id=ids * 100 + m.month, account_id=ids, issue_date=issued, due_date=issued + 14, paid_date=paid, amount=amount, discount=off,
-        seats=m.seats, failed_attempts=failed, status=Coded(closed, ["paid", "written off"]),
+        seats=m.seats, failed_attempts=failed, status=Coded(closed + 2 * late, ["paid", "written off", "open"]),
     )  # fmt: skip
 
 # %% ../../nbs/world/06b_traces.ipynb #use
@@ -160,7 +165,7 @@ def _account_weeks(ctx: engine.Context, who: Roster, m: Months) -> dict[str, np.
     place = np.arange(len(at)) - np.repeat(np.cumsum(weeks) - weeks, weeks)
     week = g["first"][m.month[at]] + place
     starts = np.where(who.born[m.row] == m.month, month_start(m.month) + who.day[m.row], FIRST_DAY)
-    ends = np.where(m.ending >= 0, last_day(ctx, who, m.row, m.month), month_start(MONTHS))
+    ends = np.where(m.ending >= 0, last_day(ctx, who, m.row, m.month, m.ending), month_start(MONTHS))
     here = (g["monday"][week] >= starts[at]) & (g["monday"][week] <= ends[at])
     at, place, week = at[here], place[here], week[here]
     health = m.health[at] + (next_health - m.health)[at] * (place / 4.5)
@@ -221,12 +226,10 @@ def _spells(m: Months, on: np.ndarray, follows: np.ndarray) -> tuple[np.ndarray,
 
 
 def _day_in(ctx: engine.Context, who: Roster, m: Months, at: np.ndarray, purpose: str) -> np.ndarray:
-    """A day of the month of each row, within the account's life."""
+    """A day of the month of each row, not before the account starts."""
     u = ctx.draws.uniform(purpose, who.account_id[m.row[at]], m.month[at] + HISTORY)
     first = np.where(who.born[m.row[at]] == m.month[at], who.day[m.row[at]], 0)
-    end = (last_day(ctx, who, m.row[at], m.month[at]) - month_start(m.month[at])).astype(np.int64)
-    days = np.where(m.ending[at] >= 0, end, month_days(m.month[at]) - 1)
-    return month_start(m.month[at]) + first + np.floor(u * np.maximum(days - first, 1)).astype(np.int64)
+    return month_start(m.month[at]) + first + np.floor(u * (month_days(m.month[at]) - first)).astype(np.int64)
 
 
 def _everyday(ctx: engine.Context, who: Roster, m: Months) -> dict[str, np.ndarray]:
@@ -241,10 +244,13 @@ def _everyday(ctx: engine.Context, who: Roster, m: Months) -> dict[str, np.ndarr
     k = np.arange(len(at)) - np.repeat(np.cumsum(many) - many, many)
     ids = who.account_id[m.row[at]]
     v = ctx.draws.uniform("ticket", np.arange(6)[:, None], ids, m.month[at], k)
-    first = np.where(who.born[m.row[at]] == m.month[at], who.day[m.row[at]], 0)
-    end = (last_day(ctx, who, m.row[at], m.month[at]) - month_start(m.month[at])).astype(np.int64)
-    days = np.where(m.ending[at] >= 0, end, month_days(m.month[at]) - 1)
-    opened = _moment(month_start(m.month[at]) + first + np.floor(v[0] * np.maximum(days - first, 1)).astype(np.int64), v[1])
+    day = month_start(m.month[at]) + np.floor(v[0] * month_days(m.month[at])).astype(np.int64)
+    starts = month_start(who.born[m.row[at]]) + who.day[m.row[at]]
+    lives = (day >= starts) & ((m.ending[at] < 0) | (day < last_day(ctx, who, m.row[at], m.month[at], m.ending[at])))
+    opened = _moment(day, v[1])
+    here = np.flatnonzero(lives)[np.lexsort((opened[lives], at[lives]))]  # numbered in the order of time: a number tells nothing of what is to come
+    at, ids, v, opened = at[here], ids[here], v[:, here], opened[here]
+    k = np.arange(len(at)) - np.searchsorted(at, at)
     hours = np.exp(1.5 + 2.2 * (v[2] - 0.3))
     return {"at": at, "ticket_id": ids * 1000 + m.month[at] * 10 + k, "opened": opened, "resolved": opened + (hours * 3600).astype("timedelta64[s]"),
             "subject": np.digitize(v[3], [0.45, 0.7, 0.88]), "priority": (v[4] < 0.6).astype(int), "mood": 4.2 + 0.4 * m.health[at], "u": v[5]}  # fmt: skip
@@ -257,7 +263,7 @@ def _problems(ctx: engine.Context, who: Roster, m: Months) -> dict[str, np.ndarr
     ids = who.account_id[m.row[at]]
     v = ctx.draws.uniform("problem", np.arange(6)[:, None], ids, m.month[at], early)
     day = _day_in(ctx, who, m, at, "problem comes") if len(at) else month_start(at)
-    opened = np.maximum(np.where(early, FIRST_DAY - 1 - np.floor(40 * v[0]).astype(np.int64), day), month_start(who.born[m.row[at]]))
+    opened = np.maximum(np.where(early, FIRST_DAY - 1 - np.floor(40 * v[0]).astype(np.int64), day), month_start(who.born[m.row[at]]) + who.day[m.row[at]])
     resolved = np.full(len(at), np.datetime64("NaT", "s"))
     is_solved = solved >= 0
     last = solved[is_solved]
@@ -311,15 +317,19 @@ def surveys(ctx: engine.Context, who: Roster, m: Months) -> tuple[pa.Table, np.n
     pyarrow.Table, and the scores as they would have been, one per row
     """
     p = ctx.params
-    at = np.flatnonzero(((m.month - who.account_id[m.row]) % 3 == 0) & (m.month > who.born[m.row]) & (m.month < MONTHS) & (m.ending < 0))
+    due = ((m.month - who.account_id[m.row]) % 3 == 0) & (m.month > who.born[m.row]) & (m.month < MONTHS) & (m.month < who.refused[m.row])
+    at = np.flatnonzero(due)
+    u = ctx.draws.uniform("survey", np.arange(3)[:, None], who.account_id[m.row[at]], m.month[at])
+    day = month_start(m.month[at]) + np.floor(28 * u[1]).astype(np.int64)
+    here = (m.ending[at] < 0) | (day < last_day(ctx, who, m.row[at], m.month[at], m.ending[at]))
+    at, u, day = at[here], u[:, here], day[here]
     ids = who.account_id[m.row[at]]
-    u = ctx.draws.uniform("survey", np.arange(3)[:, None], ids, m.month[at])
     bell = ctx.draws.normal("recommends", ids, m.month[at])
     score = p.nps_level + p.nps_health * (m.health[at] - 0.4) - 1.5 * m.hard[at] + 0.4 * who.fit[m.row[at]] + 1.1 * bell
     score = np.clip(np.rint(score), 0, 10)
     odds = np.log(p.nps_answers / (1 - p.nps_answers)) + p.nps_silence * (score - 8)
     answered = u[0] < 1 / (1 + np.exp(-odds))
-    sent = _moment(month_start(m.month[at]) + np.floor(28 * u[1]).astype(np.int64), u[2])
+    sent = _moment(day, u[2])
     return table(account_id=ids, timestamp=sent, survey=Coded(0 * at, ["nps"]), answered=answered, score=np.where(answered, score, np.nan)), score
 
 # %% ../../nbs/world/06b_traces.ipynb #events
@@ -353,7 +363,7 @@ def events(ctx: engine.Context, who: Roster, m: Months) -> pa.Table:
     first = np.where(who.born[m.row[at]] == m.month[at], who.day[m.row[at]], 0)
     day = month_start(m.month[at]) + first + np.floor(u[0] * (month_days(m.month[at]) - first)).astype(np.int64)
     ends = kind >= 6
-    day[ends] = last_day(ctx, who, m.row[at[ends]], m.month[at[ends]])
+    day[ends] = last_day(ctx, who, m.row[at[ends]], m.month[at[ends]], m.ending[at[ends]])
     day[kind == 5] = month_start(m.month[at[kind == 5]])
     moment = _moment(day, u[1])
     value = np.where((kind == 3) | (kind == 4), np.abs(change[at]), np.nan).astype(float)

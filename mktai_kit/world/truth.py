@@ -265,7 +265,7 @@ def judge(estimate: object, true: float) -> Judgement:
         raise KitError("there is no estimate with an interval to judge.", where="judge", mend="pass an object with value, low and high, or a tuple of the three.")
     return Judgement(float(true), *(float(x) for x in triple))
 
-
+# %% ../../nbs/world/08_truth.ipynb #score
 def score(judgements: Iterable[Judgement], level: float = 0.95) -> pd.Series:
     """Many judgements of one method, as over many seeds: bias, error and coverage.
 

@@ -45,6 +45,7 @@ class VisitParams:
     season_swing: float = param(0.12, "half the difference between the year's best and worst month, relative", low=0, high=0.5)
     season_peak: float = param(0.8, "what the last week of November adds to a day, relative", low=0, high=3)
     payday: float = param(0.12, "what the days around the end of the month add to arrivals and to the chance to buy, relative", low=0, high=0.5)
+    age_unknown: float = param(0.08, "share of customers whose age nobody asked; four times as many where social media brought them", low=0, high=0.2)
     bots_per_customer: float = param(0.2, "machines per customer", low=0, high=5)
     bot_visits: float = param(5.0, "visits of a machine, mean", low=0, high=50)
     bot_pages: float = param(14.0, "pages that a machine reads in a visit, mean, besides ten", low=0, high=200)
@@ -117,6 +118,7 @@ class People(NamedTuple):
     n_customers: int
     ids: np.ndarray  # of customers
     age: np.ndarray
+    age_known: np.ndarray  # bool: to the shop
     gender: np.ndarray
     region: np.ndarray
     language: np.ndarray
@@ -177,10 +179,12 @@ def people(params: VisitParams, draws: Draws, block: Block, market: Market) -> P
     mobile = (rng.random(len(owner), np.float32) < _MOBILE[age[owner]]) ^ (which == 1)
     luck = rng.random((2, len(owner)), np.float32)
     device = np.where(mobile, np.where(luck[0] < params.old_mobile, 3, 0), np.where(luck[0] < 0.15, 2, 1)).astype(np.int8)
+    brought = _code(u[6], (0.34, 0.22, 0.12, 0.1, 0.22))
+    asked = known & (rng.random(n) >= np.minimum(params.age_unknown * np.array([1, 4, 1, 2.5, 0.5])[brought], 0.95))
     return People(
-        n_customers=c, ids=block.ids, age=age, gender=_code(u[3], (0.54, 0.44, 0.02)), region=_code(u[4], (0.26, 0.2, 0.18, 0.18, 0.12, 0.06)),
+        n_customers=c, ids=block.ids, age=age, age_known=asked, gender=_code(u[3], (0.54, 0.44, 0.02)), region=_code(u[4], (0.26, 0.2, 0.18, 0.18, 0.12, 0.06)),
         language=np.where(u[4] > 0.64, _code(u[5], (0.55, 0.25, 0.12, 0.08)), _code(u[5], (0.86, 0.02, 0.08, 0.04))).astype(np.int8),
-        income=np.digitize(earns, (-0.8, 0.1, 0.9)).astype(np.int8), brought=_code(u[6], (0.34, 0.22, 0.12, 0.1, 0.22)), joined=joined,
+        income=np.digitize(earns, (-0.8, 0.1, 0.9)).astype(np.int8), brought=brought, joined=joined,
         activity=np.where(known, activity, 1).astype(np.float32), drive=0.35 * rng.standard_normal(n, np.float32),
         sensitivity=np.exp(0.25 * rng.standard_normal(n, np.float32) - 0.15 * earns.astype(np.float32)), taste=u[7],
         liked=market.pick_category(u[8:10]).T, devices=count, first_visitor=first, visitor_device=device,
