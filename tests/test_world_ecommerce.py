@@ -346,7 +346,7 @@ def test_orders_agree_with_clicks():
 
 def test_nobody_is_reached_against_their_will(small):
     consent = small["consent"].sort_values("timestamp", kind="stable")
-    for channel, purpose in (("email", "email"), ("social", "ads"), ("display", "ads")):
+    for channel, purpose in (("email", "email"), ("social", "ads"), ("display", "ads"), ("retargeting", "profiling")):
         sent = small["exposures"].loc[lambda e: e["channel"] == channel].dropna(subset="customer_id")  # noqa: B023
         sent = sent.drop_duplicates("exposure_id").sort_values("timestamp")
         answer = consent[consent["purpose"] == purpose].astype({"customer_id": "int64"})
@@ -534,6 +534,7 @@ def test_scale_changes_the_size_and_nothing_else(big):
         {"consent_email": 0, "consent_ads": 0, "consent_profiling": 0},
         {"joined_this_year": 1, "guests": 1},
         {"return_early": 0, "return_late": 0, "more_products": 0, "line_returned": 0},
+        {"creative_discount": -0.4, "creative_share": 1.0},
         {"preset": "hard"},
     ],
     ids=str,

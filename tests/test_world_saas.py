@@ -378,6 +378,15 @@ def test_all_parameters_have_meaning_and_source():
         engine.change(saas.Params(), **preset)
 
 
+@pytest.mark.parametrize("limits", [{"unrecovered": 0.0}, {"fail_debit": 0.0}, {"unrecovered": 1.0, "fail_card": 1.0}])
+def test_payments_that_never_or_always_fail(limits):
+    w = saas.simulate(0.01, 3, **limits)
+    closed = (saas.clean(w, "accounts")["churn_kind"] == "involuntary").any()
+    assert closed == (limits.get("unrecovered") != 0.0)
+    if "fail_card" not in limits:
+        assert saas.figures(w).loc["monthly churn", "ratio"] == pytest.approx(1, abs=0.05)
+
+
 def test_bad_input_is_told():
     for scale in (0, -1, 1e9, True):
         with pytest.raises(KitError):

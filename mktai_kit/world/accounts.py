@@ -57,7 +57,7 @@ class LifeParams:
     """How accounts come, live and leave."""
 
     entry_rate: float = param(0.08, "new accounts a month, as a share of the company's size", _GUIDE + ": 8 % leave; as many come", 0.01, 0.5)
-    churn: float = param(0.08, "share of accounts that leave in a month, where no programme is at work", _GUIDE, 0.01, 0.5)
+    churn: float = param(0.08, "share of accounts that leave in a month, where no programme is at work (no fewer than unpaid invoices alone make)", _GUIDE, 0.01, 0.5)
     leave_health: float = param(0.85, "log-hazard per unit of lost health", _CLOGLOG)
     leave_fit: float = param(0.25, "log-hazard per unit of bad fit, beyond what health shows", _CLOGLOG)
     leave_champion: float = param(1.2, "log-hazard while the champion is gone", _CLOGLOG)
@@ -121,14 +121,14 @@ class ProgrammeParams:
     call: float = param(-0.1, "log-hazard, what a call does to everybody", _FUTILE)
     call_ticket: float = param(-2.5, "more, where a hard problem is open (the call also solves it)", _FUTILE)
     call_solves: bool = param(True, "whether a call solves the open problem")
-    call_cost: float = param(45.0, "dollars", ASSUMPTION, 0)
+    call_cost: float = param(45.0, "dollars a call", ASSUMPTION, 0)
     discount: float = param(-1.8, "log-hazard per unit of price sensitivity above nil", _FUTILE)
     discount_share: float = param(0.1, "share off the invoices of three months", ASSUMPTION, 0, 1)
     discount_cost: float = param(5.0, "dollars, to hand it out (the money off comes on top)", ASSUMPTION, 0)
     training: float = param(-2.0, "log-hazard, for accounts that have not completed onboarding", _FUTILE)
     training_onboards: float = param(0.9, "chance that training completes onboarding", ASSUMPTION, 0, 1)
     training_adopts: int = param(1, "features it makes them adopt", ASSUMPTION, 0, 6)
-    training_cost: float = param(65.0, "dollars", ASSUMPTION, 0)
+    training_cost: float = param(65.0, "dollars a training", ASSUMPTION, 0)
     dog: float = param(2.2, "log-hazard that any contact adds to an account that had forgotten us", _DOGS)
     dog_health: float = param(-0.45, "health below which accounts are like that", _DOGS)
     dog_champion: float = param(0.9, "share of it where the champion is gone", _DOGS)
@@ -140,7 +140,7 @@ class ProgrammeParams:
     outreach_hunch: float = param(1.2, "log-odds per unit of bad fit, which managers sense and no table holds", ASSUMPTION)
     outreach_neglect: float = param(0.5, "share by which accounts that do not speak English are contacted less, at equal danger", ASSUMPTION, 0, 1)
     check_in: float = param(-0.4, "log-hazard, what a check-in does", ASSUMPTION)
-    check_in_cost: float = param(15.0, "dollars", ASSUMPTION, 0)
+    check_in_cost: float = param(15.0, "dollars a check-in", ASSUMPTION, 0)
     futures: int = param(8, "futures over which each expectation is taken", ASSUMPTION, 2, 256)
 
 # %% ../../nbs/world/06a_accounts.ipynb #roster
@@ -402,7 +402,7 @@ def _even_luck(u: np.ndarray, chance: np.ndarray, start: float) -> np.ndarray:
 
 def _level(rates: tuple[np.ndarray, np.ndarray], target: float, last: float) -> float:
     """Log-hazard to add to the voluntary rates so that `target` of the accounts leave in the mean (Newton's method)."""
-    by_choice, unpaid = (rate[rate > 0] for rate in rates)
+    by_choice, unpaid = (rate[rates[0] > 0] for rate in rates)
     log = last
     for _ in range(6 if len(by_choice) else 0):
         stay = np.exp(-(np.exp(log) * by_choice + unpaid))

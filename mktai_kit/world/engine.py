@@ -251,7 +251,7 @@ class Programme:
     decided: str
     meaning: str
 
-
+# %% ../../nbs/world/01_engine.ipynb #context
 @dataclass(frozen=True)
 class Context:
     """What a simulation is given: parameters, size, random numbers, policies, and the ground all blocks share."""

@@ -71,7 +71,7 @@ class SiteParams:
     creative_floor: float = param(0.06, "smallest chance of each creative", low=0.001, high=0.2)
     creative_focus: float = param(0.8, "how strongly the bandit prefers what it believes in, log odds", low=0, high=5)
     creative_unfair: float = param(1.2, "how much less it prefers the discount for people of 65 and over, log odds", low=0, high=5)
-    creative_discount: float = param(0.25, "what the 10 % discount adds to the chance to buy, relative, mean price sensitivity", low=-0.5, high=0.5)
+    creative_discount: float = param(0.25, "what the 10 % discount adds to the chance to buy, relative, mean price sensitivity", low=-0.4, high=0.5)
     creative_reviews: float = param(0.22, "what reviews add for new visitors; a quarter of it for customers", low=-0.5, high=0.5)
     creative_urgency: float = param(0.2, "what urgency adds in the first week of the year; it wears out and does as much harm in the last", low=-0.5, high=0.5)
     creative_guarantee: float = param(0.22, "what the guarantee adds for dear products; a fifth of it for the others", low=-0.5, high=0.5)
@@ -318,7 +318,7 @@ def sequences(ctx: Context, block: Block, who: People, m: Missions, seen: Reach,
     recent = np.minimum(rng.poisson(p.contacts_mean, m.n), 8) * mailed
     usual = rng.integers(0, 5, m.n, np.int8)
     u = rng.random((2, m.n), np.float32)
-    part = (~seen.known | (m.final < seen.until[mine, 1])) & (m.final < END - 11 * DAY)
+    part = (~seen.known | (m.final + 2 * DAY < seen.until[mine, 1])) & (m.final < END - 11 * DAY)
     tired = 1 - (recent[:, None] + np.array([0, 1])) / p.fatigue_limit  # of a first contact, and of one that follows it
     keen = np.exp(0.35 * m.intent - 0.06)[:, None]
     sensitive = np.clip(who.sensitivity[m.person], 0.3, 2)[:, None]

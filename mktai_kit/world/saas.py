@@ -329,20 +329,20 @@ def story(tables: Mapping[str, pd.DataFrame] | engine.World, account_id: int) ->
 
     Returns
     -------
-    DataFrame: date, what, and uses (mean events a week in the four weeks before)
+    DataFrame: date, what (with the last number of seats, in the first row), and uses (mean events a week in the four weeks before)
     """
     names = ("accounts", "usage", "tickets", "invoices", "surveys", "events", "exposures")
     mine = {name: frame[frame["account_id"] == account_id] for name in names for frame in (clean(tables, name),)}
     if mine["accounts"].empty:
         raise KitError(f"there is no account {account_id}.", where="story", mend="take one from the table accounts.")
     a, hard, late = mine["accounts"].iloc[0], mine["tickets"].query("priority == 'high'"), mine["invoices"].query("failed_attempts > 0")
-    signs = f"signs up: {a['plan']}, {a['seats']} seats by the end, {a['contract']}, {a['language']}"
+    signs = f"starts: {a['plan']}, {a['contract']}, {a['language']} ({a['seats']} seats)"
     parts = [
         pd.DataFrame({"date": [a["start_date"]], "what": [signs]}),
         pd.DataFrame({"date": mine["events"]["timestamp"], "what": mine["events"]["event_type"].astype(str).map(_SAID)}),
         pd.DataFrame({"date": hard["timestamp"], "what": "reports a hard problem (" + hard["category"].astype(str) + ")"}),
         pd.DataFrame({"date": hard["resolved"], "what": "the problem is solved"}).dropna(),
-        pd.DataFrame({"date": late["issue_date"], "what": "an invoice fails " + late["failed_attempts"].astype(str) + " times"}),
+        pd.DataFrame({"date": late["issue_date"], "what": "an invoice fails (tries: " + late["failed_attempts"].astype(str) + ")"}),
         pd.DataFrame({"date": mine["surveys"]["timestamp"], "what": "NPS: " + mine["surveys"]["score"].map("{:g}".format).astype(str).replace("nan", "no answer")}),
         pd.DataFrame({"date": mine["exposures"]["timestamp"], "what": "drawn for a programme; gets: " + mine["exposures"]["arm"].astype(str)}),
     ]
@@ -419,6 +419,7 @@ def plot_leaving(tables: Mapping[str, pd.DataFrame] | engine.World, ax: object =
     matplotlib axes
     """
     import matplotlib.pyplot as plt
+    from matplotlib.dates import MonthLocator
 
     ax = plt.subplots(figsize=(7, 3), layout="constrained")[1] if ax is None else ax
     accounts = clean(tables, "accounts")
@@ -429,6 +430,7 @@ def plot_leaving(tables: Mapping[str, pd.DataFrame] | engine.World, ax: object =
         ax.bar(alive.index, share, width=25, bottom=bottom, color=color, label=label)
         bottom = share + bottom
     ax.set(xlabel=_("month"), ylabel=_("share of accounts that leave"), ylim=(0, 1.35 * float(np.max(bottom))))
+    ax.xaxis.set_major_locator(MonthLocator((1, 7)))
     ax.yaxis.set_major_formatter("{x:.0%}")
     ax.legend(frameon=False, ncols=2, loc="upper left")
     ax.spines[["top", "right"]].set_visible(False)

@@ -26,7 +26,7 @@ class TraceParams:
     use_noise: float = param(0.35, "spread of the logarithm of uses from week to week, all features together", ASSUMPTION, 0)
     use_fade: float = param(0.25, "log-uses lost with each week of the month in which an account leaves by choice", ASSUMPTION, 0)
     use_season: float = param(0.25, "log-uses lost in the last week of December and the middle of August", ASSUMPTION, 0)
-    tickets: float = param(0.3, "everyday requests for help a month, of an account of six seats in middling health", ASSUMPTION, 0)
+    tickets: float = param(0.3, "everyday requests for help a month (six at most), of an account of six seats in middling health", ASSUMPTION, 0)
     nps_level: float = param(7.0, "points, how likely a middling account is to recommend us", ASSUMPTION, 0, 10)
     nps_health: float = param(1.5, "points per unit of health", ASSUMPTION)
     nps_answers: float = param(0.45, "share of surveys answered by those who would give 8", ASSUMPTION, 0.01, 0.99)
@@ -134,7 +134,7 @@ def invoices(ctx: engine.Context, who: Roster, m: Months) -> pa.Table:
     u = ctx.draws.uniform("pays", np.arange(3)[:, None], ids, m.month + HISTORY)
     fails = rates_of_payment(p)[who.method[m.row]]
     closed = m.ending == 1
-    failed = np.where(u[0] < fails * (1 - p.unrecovered) / (1 - fails * p.unrecovered), 1 + np.floor(u[1] * u[1] * 3), 0)
+    failed = np.where(u[0] < fails * (1 - p.unrecovered) / np.maximum(1 - fails * p.unrecovered, 1e-9), 1 + np.floor(u[1] * u[1] * 3), 0)
     failed = np.where(closed, 4, failed).astype(np.int64)
     slow = np.array([0, 2, 10])[who.method[m.row]] + np.floor(u[2] * np.array([1, 3, 12])[who.method[m.row]])
     paid = issued + np.minimum(slow + 5 * failed, 27).astype(np.int64)

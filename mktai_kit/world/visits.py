@@ -45,7 +45,7 @@ class VisitParams:
     season_swing: float = param(0.12, "half the difference between the year's best and worst month, relative", low=0, high=0.5)
     season_peak: float = param(0.8, "what the last week of November adds to a day, relative", low=0, high=3)
     payday: float = param(0.12, "what the days around the end of the month add to arrivals and to the chance to buy, relative", low=0, high=0.5)
-    age_unknown: float = param(0.08, "share of customers whose age nobody asked; four times as many where social media brought them", low=0, high=0.2)
+    age_unknown: float = param(0.08, "share of customers brought by search or e-mail whose age nobody asked; of those from social media four times as many, from affiliates two and a half", low=0, high=0.2)
     bots_per_customer: float = param(0.2, "machines per customer", low=0, high=5)
     bot_visits: float = param(5.0, "visits of a machine, mean", low=0, high=50)
     bot_pages: float = param(14.0, "pages that a machine reads in a visit, mean, besides ten", low=0, high=200)
