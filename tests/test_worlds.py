@@ -15,6 +15,7 @@ import pytest
 from mktai_kit.cli import main
 from mktai_kit.data import contracts, quality
 from mktai_kit.settings import KitError
+from mktai_kit.trust.fairness import audit
 from mktai_kit.world import engine
 from mktai_kit.world.truth import KINDS, unseal
 
@@ -225,3 +226,38 @@ def test_the_audit_finds_the_faults(name, scale):
     for (table, kind), rows in listed[listed >= 100].items():
         said = found.loc[found["table"] == table, "finding"]
         assert said.str.contains(FOUND[kind]).any(), f"{rows} rows of {table} with the fault {kind!r} are not found"
+
+
+def decided(world, name, programme, action, attribute):
+    """One row per unit with a known customer: its group, and whether it got the action."""
+    who, unit = ("accounts", "account_id") if name == "saas" else ("customers", "customer_id")
+    group = world[who].drop_duplicates(unit).set_index(unit)[attribute].astype("str")
+    if programme == "creatives":
+        seen = world["exposures"].query("campaign_id == 7").drop_duplicates("exposure_id").dropna(subset="customer_id")
+        frame = pd.DataFrame({unit: seen["customer_id"].astype("int64"), "got": seen["arm"] == action})
+    else:
+        seen = MODULES[name].readout(world, programme)
+        frame = pd.DataFrame({unit: seen[unit], "got": seen["action"] == action})
+    frame[attribute] = frame[unit].map(group)
+    return frame.dropna().astype({"got": int})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name, scale, attribute, unfair, fair",
+    [
+        ("ecommerce", 0.02, "age_band", ("creatives", "discount"), ("holdout_email", "held_out")),
+        ("saas", 0.4, "language", ("outreach", "check_in"), ("retention", "call")),
+        ("retail", 0.03, "language", ("mailer", "mailer"), ("offers", "points")),
+    ],
+)
+def test_the_gate_tells_unfair_from_fair(name, scale, attribute, unfair, fair):
+    world = MODULES[name].simulate(scale=scale, seed=7)
+    listed = unseal(world).table("unfairness").query("attribute == @attribute")
+    assert {"fair", "unfair"} <= set(listed["verdict"])
+    options = dict(metrics=["selection"], tolerance=0.02, n_perm=300, n_boot=200)
+    for (programme, action), expected in ((unfair, {"fail"}), (fair, {"pass", "not enough data"})):
+        frame = decided(world, name, programme, action, attribute)
+        cluster = frame.columns[0] if programme == "creatives" else None
+        verdict = audit(frame, attribute, decision="got", cluster=cluster, **options).verdict
+        assert verdict in expected, f"{programme} by {attribute}: {verdict}"
