@@ -577,7 +577,7 @@ def _speaking(out: Path) -> Iterator[None]:
     try:
         yield
     except BrokenProcessPool as e:
-        mend = "memory may have run out: use fewer workers, or a smaller scale."
+        mend = "memory may have run out: use fewer workers, or a smaller scale; a script with workers needs `if __name__ == '__main__':`."
         raise KitError("a worker process was killed; nothing was written.", where=out, mend=mend) from e
     except OSError as e:
         what = f"writing failed ({e.strerror or str(e).partition('Detail: ')[2] or e}); nothing was changed."

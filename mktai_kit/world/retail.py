@@ -68,7 +68,7 @@ def simulate(scale: float = 0.02, seed: int = 7, preset: str = "guide", policies
     return engine.simulate(COMPANY, scale, seed, preset, policies, **changes)
 
 
-def make(out: Path | str, scale: float = 0.02, seed: int = 7, preset: str = "guide", workers: int = 1, progress: bool = False,
+def make(out: Path | str, scale: float = 0.02, seed: int = 7, preset: str = "guide", workers: int = 0, progress: bool = False,
          policies: Mapping | None = None, **changes: object) -> Path:  # fmt: skip
     """The chain in a folder.
 

@@ -45,9 +45,7 @@ PRESETS = {
 # %% ../../nbs/world/06c_saas.ipynb #block
 def _ground(ctx: engine.Context) -> SimpleNamespace:
     """What all blocks share: good and bad months, weeks, and orders in which features are adopted."""
-    month = np.arange(-A.HISTORY, MONTHS + A.AFTER)
-    season = ctx.params.season * np.cos(2 * np.pi * month / 12) + ctx.params.season_noise * ctx.draws.normal("season", month + A.HISTORY)
-    return SimpleNamespace(season=season, calendar=traces.calendar(ctx.draws))
+    return SimpleNamespace(season=A.seasons(ctx), calendar=traces.calendar(ctx.draws))
 
 
 def _chance_of_contact(p: object, who: Roster, s: A.State) -> np.ndarray:
@@ -275,7 +273,7 @@ def simulate(scale: float = 0.02, seed: int = 7, preset: str = "guide", policies
     return engine.simulate(COMPANY, scale, seed, preset, policies, **changes)
 
 
-def make(out: Path | str, scale: float = 0.02, seed: int = 7, preset: str = "guide", workers: int = 1, progress: bool = False,
+def make(out: Path | str, scale: float = 0.02, seed: int = 7, preset: str = "guide", workers: int = 0, progress: bool = False,
          policies: Mapping | None = None, **changes: object) -> Path:  # fmt: skip
     """The company in a folder: tables, the sealed ones under truth/, and manifest.json.
 
@@ -283,7 +281,7 @@ def make(out: Path | str, scale: float = 0.02, seed: int = 7, preset: str = "gui
     ----------
     out : folder
     scale, seed, preset, policies, changes : as for `simulate`
-    workers : int, processes
+    workers : int, processes that share the work; 0 works in this one
     progress : bool, show a bar
 
     Returns
