@@ -38,7 +38,7 @@ demo: setup ## run the case studies, end to end, and say what they found
 
 test: setup ## check everything: export freshness, lint, notebooks, tests
 	@$(MAKE) --no-print-directory check
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: setup ## export freshness and lint, without the tests
 	@$(BIN)/python tests/freshness.py

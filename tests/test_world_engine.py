@@ -384,3 +384,15 @@ def test_arrow_tables_are_written_the_same_way_each_time(tmp_path):
     for name in ("one", "two"):
         engine.write_parquet(t, tmp_path / name)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_obtain_makes_once_and_refuses_another_world(tmp_path):
+    folder = engine.obtain("saas", tmp_path / "w", 0.002, 7, "tiny")
+    written = (folder / "manifest.json").stat().st_mtime_ns
+    assert engine.obtain("saas", folder, 0.002, 7, "tiny") == folder
+    assert (folder / "manifest.json").stat().st_mtime_ns == written
+    for other in ({"scale": 0.003}, {"seed": 8}, {"preset": "null"}):
+        with pytest.raises(KitError, match=f"the world there has {next(iter(other))}"):
+            engine.obtain("saas", folder, **{"scale": 0.002, "seed": 7, "preset": "tiny", **other})
+    with pytest.raises(KitError, match="company"):
+        engine.obtain("retail", folder, 0.002, 7, "tiny")

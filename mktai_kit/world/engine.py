@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ASSUMPTION', 'MONEY', 'MANIFEST', 'COMPANIES', 'SEALED', 'param', 'describe_params', 'change', 'Draws', 'Coded',
            'Gaps', 'table', 'to_frame', 'Programme', 'Context', 'Block', 'Parts', 'Company', 'preset_of', 'World',
-           'simulate', 'write_parquet', 'find', 'make', 'read_manifest', 'read']
+           'simulate', 'write_parquet', 'find', 'make', 'read_manifest', 'read', 'obtain']
 
 # %% ../../nbs/world/01_engine.ipynb #imports
 import contextlib
@@ -668,3 +668,28 @@ def read(folder: Path | str, names: Sequence[str] | None = None) -> dict[str, pd
         if name not in known:
             raise KitError(f"there is no table {name!r}.", where=folder, mend=suggest(name, known))
     return {name: to_frame(pq.read_table(Path(folder) / name).unify_dictionaries()) for name in names or known}
+
+# %% ../../nbs/world/01_engine.ipynb #obtain
+def obtain(company: Company | str, folder: Path | str, scale: float = 0.02, seed: int = 7, preset: str = "guide") -> Path:
+    """The folder of a world, which is made there first if there is none.
+
+    Parameters
+    ----------
+    company : Company, or the name of one of `COMPANIES`
+    folder : where the world is, or shall be
+    scale, seed, preset : which world it has to be, as for `make`
+
+    Returns
+    -------
+    Path of the folder; raises KitError where another world is there
+    """
+    folder, name = Path(folder), company if isinstance(company, str) else company.name
+    if not (folder / MANIFEST).is_file():
+        return make(company, folder, scale, seed, preset)
+    wanted = {"company": name, "scale": float(scale), "seed": seed, "preset": preset, "policies": {}}
+    held = read_manifest(folder)
+    for key, value in wanted.items():
+        if held.get(key) != value:
+            mend = "name a folder of its own for this world, or make it anew with `mktai world make`."
+            raise KitError(f"the world there has {key} = {held.get(key)!r}, not {value!r}.", where=folder, mend=mend)
+    return folder
