@@ -354,3 +354,21 @@ def test_the_checks_stay_within_the_dimensions():
     assert set(quality.CHECKS) >= {"missing", "duplicates", "references", "outliers", "freshness", "contract"}
     assert set(quality.DIMENSIONS) == {"accuracy", "completeness", "consistency", "freshness", "validity"}
     assert set(contracts.TABLES["transactions"].references.values()) == {"customers", "products", "stores"}
+
+
+def test_tidy_repairs_by_rule_and_says_so():
+    from mktai_kit.world import saas
+
+    world = saas.simulate(0.05, 7)
+    before = {n: f.copy() for n, f in world.tables.items()}
+    after, log = quality.tidy(world.tables, copies=["usage", "events"])
+    assert contracts.validate_all(after, as_of="2026-01-01")
+    for name, key in saas.KEYS.items():
+        assert not after[name].duplicated(key).any(), name
+        assert after[name]["account_id"].isin(after["accounts"]["account_id"]).all()
+    dropped = {n: len(before[n]) - len(after[n]) for n in before}
+    said = log[~log["repair"].str.contains("spelling")].groupby("table")["rows"].sum().to_dict()
+    assert {n: k for n, k in dropped.items() if k} == said
+    assert set(after["invoices"]["status"].astype(str).unique()) == {"paid", "open", "written off"}
+    again, nothing = quality.tidy(after, copies=["usage", "events"])
+    assert nothing.empty and all(again[n].equals(after[n]) for n in after)

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['DIMENSIONS', 'SEVERITIES', 'CHECKS', 'profile', 'plot_missing', 'Finding', 'Look', 'robust_z', 'audit',
-           'by_dimension']
+           'by_dimension', 'tidy']
 
 # %% ../../nbs/data/05_quality.ipynb #imports
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -551,3 +551,56 @@ def by_dimension(findings: pd.DataFrame) -> pd.DataFrame:
     counts = pd.crosstab(findings["dimension"], findings["severity"]) if len(findings) else pd.DataFrame()
     counts = counts.reindex(index=list(DIMENSIONS), columns=list(SEVERITIES), fill_value=0).fillna(0).astype("int64")
     return counts.assign(meaning=pd.Series(DIMENSIONS)).rename_axis(index="dimension", columns=None)
+
+# %% ../../nbs/data/05_quality.ipynb #tidy
+def _one_spelling(s: pd.Series) -> tuple[pd.Series, int]:
+    """Categories that differ by capitals or spaces alone, as they are mostly written; and how many rows changed."""
+    counts = s.value_counts()
+    counts = counts[counts > 0]
+    words = pd.Index(counts.index.astype("str"))
+    plain = words.str.casefold().str.split().str.join(" ")
+    best = pd.Series(words, index=plain).groupby(level=0).first().reindex(plain).to_numpy()
+    changes = {old: new for old, new in zip(counts.index, best, strict=True) if str(old) != new}
+    if not changes:
+        return s, 0
+    text = s.astype("object").map(lambda v: changes.get(v, v), na_action="ignore")
+    return text.astype("category"), int(counts[list(changes)].sum())
+
+
+def _tidied(name: str, frame: pd.DataFrame, copies: bool) -> Iterator[tuple[str, pd.DataFrame, int]]:
+    """One table after each repair of its own: what was done, the table, the rows touched."""
+    contract = contracts.TABLES[name]
+    key = [c for c in contract.key if c in frame.columns]
+    again = frame.duplicated(key or None) if key or copies else pd.Series(False, index=frame.index)
+    yield _("given twice: the first row is kept"), frame[~again], int(again.sum())
+    out, touched = frame[~again], 0
+    for c in contract.columns.values():
+        if c.family == "category" and c.name in out.columns:
+            s, n = _one_spelling(out[c.name])
+            out, touched = (out.assign(**{c.name: s}), touched + n) if n else (out, touched)
+    yield _("another spelling of a category: the usual one is put"), out, touched
+
+
+def tidy(tables: dict[str, pd.DataFrame], copies: Iterable[str] = ()) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
+    """Tables after repairs by stated rules, and what was repaired.
+
+    Parameters
+    ----------
+    tables : dict of table name to DataFrame
+    copies : names of tables without a key in which two equal rows cannot both be true, such as weekly sums
+
+    Returns
+    -------
+    dict of table to DataFrame (rows in their order, new index), and a DataFrame with columns table, repair, rows (touched)
+    """
+    out, log = dict(tables), []
+    for name in [n for n in tables if n in contracts.TABLES]:
+        for repair, frame, rows in _tidied(name, out[name], name in set(copies)):
+            out[name] = frame
+            log.append((name, repair, rows))
+    for table, column, other in contracts.references(out):
+        lost = contracts.orphans(out, table, column)
+        out[table] = out[table][~lost]
+        log.append((table, _("{0} not known in {1}: left out").format(column, other), int(lost.sum())))
+    log = pd.DataFrame(log, columns=["table", "repair", "rows"])
+    return {n: f.reset_index(drop=True) for n, f in out.items()}, log[log["rows"] > 0].reset_index(drop=True)
