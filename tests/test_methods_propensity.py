@@ -157,3 +157,26 @@ def test_a_rule_keeps_the_order_of_its_column():
 def test_recalibrate_needs_both_outcomes():
     with pytest.raises(KitError, match="one class"):
         propensity.recalibrate([0.2, 0.3], [0, 0], [0.5])
+
+
+def test_cross_scores_never_train_on_the_customer():
+    class Memory(LinearRegression):
+        """Knows what it has seen: predicts 1 for a customer of the training rows."""
+
+        def fit(self, X, y):
+            self.seen_ = set(X["who"])
+            return self
+
+        def predict(self, X):
+            return X["who"].isin(self.seen_).to_numpy(float)
+
+    rng = np.random.default_rng(3)
+    who, later = rng.integers(0, 60, 400), rng.integers(0, 80, 300)
+    X, X_new = (pd.DataFrame({"who": ids}) for ids in (who, later))
+    assert not propensity.cross_scores(Memory(), X, rng.random(400), who, X_new, later, folds=3).any()
+    order = rng.permutation(300)
+    args = LinearRegression(), X, who * 1.0, who
+    one, other = (propensity.cross_scores(*args, X_new.iloc[o], later[o], folds=3) for o in (np.arange(300), order))
+    assert np.array_equal(one[order], other)
+    with pytest.raises(KitError, match="two folds"):
+        propensity.cross_scores(*args, X_new, later, folds=1)

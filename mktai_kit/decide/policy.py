@@ -222,6 +222,7 @@ def plot_policies(table: pd.DataFrame, ax=None, unit: str = ""):
     matplotlib axes
     """
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     ax = plt.subplots(figsize=(7, 0.5 * len(table) + 1.2))[1] if ax is None else ax
     for k, (_name, e) in enumerate(table["profit"].items()):
@@ -232,6 +233,8 @@ def plot_policies(table: pd.DataFrame, ax=None, unit: str = ""):
     ax.set_yticks(range(len(table)), table.index)
     ax.invert_yaxis()
     ax.set_xlabel(_("Profit against doing nothing") + (f" ({unit})" if unit else ""))
+    ax.xaxis.set_major_locator(MaxNLocator(6))
+    ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 
