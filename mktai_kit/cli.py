@@ -167,6 +167,21 @@ def _verify(args: argparse.Namespace) -> int:
     _say(outcome.to_text())
     return 0 if outcome.identical else 1
 
+# %% ../nbs/99_cli.ipynb #score-command
+def _score(args: argparse.Namespace) -> int:
+    from mktai_kit.pipeline import score
+
+    with _terminate_as_interrupt():
+        week = score.score(args.case, args.data, args.model, args.as_of, args.mapping, args.out, args.capacity, args.max_age,
+                           args.allow_drift, args.replace)  # fmt: skip
+    for notice in week.notices:
+        print(printable(f"mktai: note: {notice}"), file=sys.stderr)
+    steps = week.record["steps"]
+    _say(f"list: {from_here(week.folder / 'alerts.csv')}")
+    _say("  " + ", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in steps.items()))
+    _say(f"  drift: {week.record['drift']['statement']}")
+    return 0
+
 # %% ../nbs/99_cli.ipynb #parser
 PROFILES = ("smoke", "demo", "full")
 
@@ -214,6 +229,21 @@ def _world_parser(commands: argparse._SubParsersAction) -> None:
         command.add_argument("name", metavar="NAME", help="one of those that `mktai world list` names")
         command.add_argument("--preset", default="guide", help="named set of parameters (default: guide)")
 
+# %% ../nbs/99_cli.ipynb #score-parser
+def _score_parser(commands: argparse._SubParsersAction) -> None:
+    score = commands.add_parser("score", help="score new data with the model of a run, and write the list of one day")
+    score.add_argument("case", metavar="CASE", help="the case that the run belongs to")
+    score.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of tables: <table>.csv, <table>.parquet, or a world")
+    score.add_argument("--model", type=Path, required=True, metavar="RUN_DIR", help="folder of the run")
+    score.add_argument("--as-of", required=True, metavar="YYYY-MM-DD", help="the day; what was known when it began counts")
+    score.add_argument("--mapping", type=Path, metavar="FILE", help="how your files become tables")
+    score.add_argument("--out", type=Path, metavar="DIR", help="folder of the lists, one folder a day (default: runs_dir/CASE-alerts)")
+    score.add_argument("--capacity", type=int, metavar="N", help="most accounts named (default: the run's)")
+    score.add_argument("--max-age", type=int, default=8, metavar="DAYS", help="refuse tables that end earlier than this before the day (default: 8)")
+    score.add_argument("--allow-drift", default="", metavar="REASON", help="score in spite of drift; the reason is recorded")
+    score.add_argument("--replace", action="store_true", help="replace a different list of the same day")
+    score.set_defaults(call=_score)
+
 # %% ../nbs/99_cli.ipynb #parser-2
 def _parser() -> argparse.ArgumentParser:
     about = "AI in marketing, reproducible: fetch data, run cases, read what they found."
@@ -224,6 +254,7 @@ def _parser() -> argparse.ArgumentParser:
     _data_parser(commands)
     _world_parser(commands)
     _run_parser(commands)
+    _score_parser(commands)
     report = commands.add_parser("report", help="write report.html into a run's folder")
     report.add_argument("run_dir", type=Path, metavar="RUN_DIR")
     report.set_defaults(call=_report)

@@ -42,7 +42,9 @@ def fake(monkeypatch, name, **attributes):
 # ---- words
 
 
-@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["data", "fetch", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["run", "--help"], ["data", "fetch", "--help"], ["score", "--help"], ["--version"]]
+)
 def test_help_and_version(words, capsys):
     assert main(words) == 0
     out = capsys.readouterr().out
@@ -60,6 +62,8 @@ def test_help_and_version(words, capsys):
         ["data", "fetch"],
         ["report"],
         ["run", "ok", "--timeout", "soon"],
+        ["score", "ok", "--data", "d"],
+        ["score", "ok", "--data", "d", "--model", "r", "--as-of", "2025-09-01", "--capacity", "few"],
     ],
 )
 def test_words_that_do_not_fit(words, capsys):
@@ -80,6 +84,7 @@ def test_words_that_do_not_fit(words, capsys):
         (["run", "ok", "-p", "out_dir=x"], "use --out"),
         (["run", "ok", "--profile", "demo"], "params.yaml"),
         (["found", "nowhere"], "run the case again"),
+        (["score", "ok", "--data", "d", "--model", "r", "--as-of", "monday"], "not a day"),
         (["data", "show", "nonsense"], "no data set 'nonsense'"),
         (["data", "fetch", "cdnow", "telco", "--dest", "x"], "one data set at a time"),
     ],
