@@ -311,7 +311,7 @@ def test_recommends_only_what_is_shown():
 
 def test_holdout_is_the_same_everywhere():
     assert P.holdout([1, 2, 3, 4, 5, 6], 0.5).tolist() == P.holdout(np.arange(1, 7), 0.5).tolist()
-    assert P.holdout(["a", "b", "c", "d"], 0.5, seed=1).tolist() == [False, False, True, True]
+    assert P.holdout(["a", "b", "c", "d"], 0.5, seed=1).tolist() == [True, False, False, False]
     many = P.holdout(range(20_000), 0.1)
     assert abs(many.mean() - 0.1) < 0.01 and P.holdout(range(20_000), 0.2)[many].all()
     assert abs(P.holdout(range(20_000), 0.1, seed=8)[many].mean() - 0.1) < 0.03, "another programme, other accounts"
@@ -413,11 +413,11 @@ def test_shared_effects_are_learnt_and_repeat():
 
 @pytest.mark.slow
 def test_value_of_a_learnt_assignment_holds_the_truth():
-    runs = [learnt_value(s, n=600) for s in range(25)]
-    assert sum(e.low <= true <= e.high for _plan, e, true in runs) >= 22
+    runs = [learnt_value(s, n=600) for s in range(20)]
+    assert sum(e.low <= true <= e.high for _plan, e, true in runs) >= 18
     bias = np.array([e.value - true for _plan, e, true in runs])
-    assert abs(bias.mean()) < 3.5 * bias.std() / 5
-    null = [learnt_value(s, n=600, works=False) for s in range(12)]
+    assert abs(bias.mean()) < 3.5 * bias.std() / np.sqrt(20)
+    null = [learnt_value(s, n=600, works=False) for s in range(10)]
     assert sum(e.low > 0 for _plan, e, _true in null) <= 2
 
 
