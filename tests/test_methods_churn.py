@@ -315,7 +315,8 @@ def test_early_warning_summary_adds_up():
     )
     warned = got.leavers["first_alert"].notna()
     assert s["warned"].value == pytest.approx(warned.mean())
-    assert s["false_per_warned"].value == pytest.approx((told["outcome"] == ch.FALSE).sum() / warned.sum())
+    in_time = told.loc[told["outcome"] == ch.IN_TIME, "account_id"].nunique()
+    assert s["false_per_warned"].value == pytest.approx((told["outcome"] == ch.FALSE).sum() / in_time)
     assert s["lead_weeks_median"].value == pytest.approx(
         np.quantile(got.leavers["lead_weeks"].dropna(), 0.5, method="inverted_cdf")
     )
@@ -422,3 +423,74 @@ def test_population_and_labels_fit_a_world():
         ch.churn_labels(accounts, grid, kinds=[k], until=end)["churned"].sum() for k in ("voluntary", "involuntary")
     ]
     assert sum(kinds) == (labels["churned"] == 1).sum()
+
+
+def test_open_lists_flatter_nobody():
+    scores, ends, weeks = simulated(seed=4)
+    until = weeks[-1] + 7 * DAY
+    short = scores[scores["snapshot"] >= weeks[-12]]
+    got = ch.early_warning(short, ends, capacity=20, until=until, n_boot=100)
+    closed = got.alerts["snapshot"] + 56 * DAY <= until
+    assert ((got.alerts["outcome"] == ch.OPEN) == ~closed).all()  # also those that have come true already
+    lead = got.alerts.loc[closed, "lead_weeks"]
+    assert got.summary["precision"].value == pytest.approx(((lead >= 1) & (lead <= 8)).mean())
+    # a leaver who was alerted by an open list has been warned all the same
+    first = got.leavers["first_alert"].dropna()
+    assert (first + 56 * DAY > until).any() and (got.leavers["end_date"] < until).all()
+
+
+def test_a_leaver_seen_too_late_to_be_warned_is_none():
+    scores = {"a": [0.5] * 12, "b": [None] * 8 + [0.9] * 4}
+    rows = [(a, w, s) for a, each in scores.items() for w, s in zip(WEEKS, each) if s is not None]
+    scored = pd.DataFrame(rows, columns=["account_id", "snapshot", "score"])
+    ends = pd.DataFrame({"account_id": ["a", "b"], "end_date": [pd.NaT, WEEKS[8] + 3 * DAY]})
+    scored = scored[~((scored["account_id"] == "b") & (scored["snapshot"] > WEEKS[8]))]
+    got = ch.early_warning(scored, ends, 1, horizon_weeks=4, until=WEEKS[11] + 7 * DAY)
+    assert got.leavers.empty  # b was first seen three days before the end
+
+
+def test_early_warning_where_nobody_left_or_ids_do_not_match():
+    scores, ends, weeks = simulated(n=60)
+    nobody = ends.assign(end_date=pd.NaT)
+    alive = scores[scores["account_id"].isin(ends.loc[ends["end_date"].isna(), "account_id"])]
+    got = ch.early_warning(alive, nobody, 2, until=weeks[-1])
+    assert got.leavers.empty and set(got.alerts["outcome"]) == {ch.FALSE, ch.OPEN}
+    with pytest.raises(KitError, match="to which day"):
+        ch.early_warning(alive, nobody, 2)
+    with pytest.raises(KitError, match="would look loyal"):
+        ch.early_warning(alive, nobody.assign(account_id=nobody["account_id"].astype(str)), 2, until=weeks[-1])
+
+
+def test_labels_where_a_definition_calls_nobody_any_more():
+    none = pd.DataFrame({"account_id": [4], "churn_date": [day("01-05")], "returned": [day("01-09")]})
+    got = ch.churn_labels(ACCOUNTS, one_row_grid(day("03-01"), 7, 14), until=day("03-22"), spells=none)
+    assert (got["churned"] == 0).all() and len(got) == 4
+    with pytest.raises(KitError, match="no column 'returned'"):
+        ch.churn_labels(ACCOUNTS, one_row_grid(day("03-01"), 7, 14), until=day("03-22"), spells=none[ch.SPELLS[:2]])
+
+
+@pytest.mark.parametrize("column", [lambda c: c.dt.tz_localize("UTC"), lambda c: c.astype(str), lambda c: c.dt.date])
+def test_dates_must_be_local_times(column):
+    accounts = ACCOUNTS.assign(end_date=column(ACCOUNTS["end_date"]))
+    with pytest.raises(KitError, match="no local times"):
+        ch.churn_labels(accounts, one_row_grid(day("03-01"), 7, 14), until=day("03-22"))
+
+
+def test_a_small_pure_leak_is_seen_and_unknown_values_are_no_proof():
+    rng = np.random.default_rng(5)
+    n = 4000
+    y = (rng.random(n) < 0.1).astype(int)
+    x = pd.DataFrame(
+        {
+            "exit_form": np.where((y == 1) & (rng.random(n) < 0.3), 1.0, np.nan),
+            "word": np.where((y == 1) & (rng.random(n) < 0.2), "moved", rng.choice(["a", "b"], n)),
+            "paid_late": np.where(rng.random(n) < 0.5, np.nan, rng.normal(0.5 * y)),
+        }
+    )
+    later = pd.Series(day("02-01")).repeat(n).mask(x["paid_late"].notna().to_numpy(), day("01-01"))
+    report = ch.leakage_probes(x.rename(columns={"exit_form": "form"}), y, day("01-15"), {"paid_late": later})
+    verdict = report.set_index("feature")["verdict"].to_dict()
+    assert verdict == {"form": ch.STRONG, "word": ch.STRONG, "paid_late": ch.FINE}
+    assert report["auc"].max() < 0.7  # none of them is strong
+    with pytest.raises(KitError, match="no feature 'paid'"):
+        ch.leakage_probes(x, y, day("01-15"), {"paid": later})

@@ -246,6 +246,64 @@ def test_refusals(accounts):
     refused("from its start", H.curve_value, [1.0, 1], [2.0, 3], [1, 1], [1.0, 1], 2, min_n=2, min_events=1)
 
 
+def test_value_by_hand():
+    """Two accounts, three months known, the last two months' hazard for ever after, 12 % a year, month by month."""
+    there = pd.DataFrame([[1, 0.9, 0.8, 0.72], [1, 1, 0.5, 0.25]], index=["a", "b"])
+    margin, factor = pd.Series([100.0, 40.0], index=["a", "b"]), 1.12 ** (-1 / 12)
+    found = H.lifetime_value(there, margin, 0.12, tail=2)
+    for who, stay in (("a", np.sqrt(0.72 / 0.9)), ("b", np.sqrt(0.25))):
+        within = sum(there.loc[who, k] * factor**k for k in range(3))
+        later = sum(there.loc[who, 3] * stay**j * factor ** (3 + j) for j in range(2000))
+        assert np.allclose(
+            found.loc[who], [margin[who] * within, margin[who] * later, margin[who] * (within + later), 1 - stay]
+        )
+    refused("index is not that", H.lifetime_value, there, margin.iloc[::-1])
+    refused("missing or infinite", H.lifetime_value, there, [1.0, np.nan])
+    refused("2 values", H.lifetime_value, there, [1.0, 2, 3])
+    refused("tail = 0", H.lifetime_value, there, 1.0, tail=0)
+    refused("outside", H.lifetime_value, there * 1.2, 1.0)
+
+
+def test_what_cannot_be_foreseen_is_not_turned_round():
+    """A kind that is pure chance: the recalibrated hazards never run against the classifier's own order."""
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        X = pd.DataFrame(rng.normal(size=(600, 8)), columns=list("abcdefgh"))
+        model = H.HazardModel(LogisticRegression(C=1e6), folds=3, seed=seed).fit(
+            X, np.where(rng.random(600) < 0.05, "gone", "")
+        )
+        intercept, slope = model.curves_["gone"]
+        assert slope >= 0 and 0.02 < model.predict_hazard(X)["gone"].mean() < 0.09, (intercept, slope)
+
+
+def test_a_practitioners_tables(accounts):
+    day = "2024-06-01"
+    one, several = (
+        H.person_periods(accounts, day, CLOSE, leads=np.int64(2)),
+        H.person_periods(accounts, [day], CLOSE, leads=2),
+    )
+    pd.testing.assert_frame_equal(one, several)
+    features = one[one["lead"] == 0][["account_id", "snapshot"]].assign(f=1.0)
+    make = lambda panel: H.person_periods(accounts, day, CLOSE, panel=panel)
+    assert make(features)["f"].eq(1).all()
+    refused("repeat an account and snapshot", make, pd.concat([features, features]))
+    refused("a number in one table", make, features.astype({"account_id": str}))
+    refused("no column 'snapshot'", make, features.drop(columns="snapshot"))
+    refused("has the name 'age'", make, features.assign(age=1))
+    refused("without time zone", H.person_periods, accounts, pd.DatetimeIndex([day], tz="UTC"), CLOSE)
+    refused("an estimator", H.HazardModel().fit, features, ["a"] * len(features))
+    X = pd.DataFrame({"x": np.arange(20.0)})
+    model = H.HazardModel(LogisticRegression(), folds=0).fit(X, np.where(X["x"] % 3 == 0, "a", ""))
+    assert model.predict_survival(X.iloc[:0], 3).shape == (0, 4)
+    refused("horizon = 0", model.predict_survival, X, 0)
+    refused("shape", H.hazard_table, [0.1, 0.2], [1])
+    refused("missing or infinite", H.hazard_table, [0.1, 0.2], [1, np.nan])
+    refused("bins", H.hazard_table, [0.1, 0.2], [1, 0], bins=0)
+    refused("below 0", H.curve_value, None, [1.0, 2], [1, 0], [-1.0, 1], 1)
+    seen, event = np.arange(1.0, 101), np.arange(100) % 2
+    assert H.curve_value(None, seen, event, np.full(100, 5.0), 1, n_boot=50).value == 5
+
+
 def test_not_enough_data_has_no_number():
     rows, _true = geometric(300, 5, 7)
     few = rows["account_id"] < 20

@@ -322,3 +322,11 @@ def test_fast_enough_at_scale(name):
     start = time.process_time()
     e = mm.with_interval(name, y, p, cluster, **({"threshold": 0.1} if name == "f1" else {}))
     assert e.value is not None and time.process_time() - start < 8
+
+
+def test_precision_of_a_few_alarms_has_no_interval():
+    y, p = (np.arange(400) % 4 == 0).astype(float), np.linspace(0, 1, 400) * 0.5
+    y[-12:] = 1
+    few = mm.with_interval("precision", y, p, threshold=p[-12], n_boot=100)  # all right: no draw would vary
+    assert few.value is None and "12 rows at or above the threshold, 20 needed" in few.note
+    assert mm.with_interval("precision", y, p, threshold=p[-40], n_boot=100).value is not None

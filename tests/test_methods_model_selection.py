@@ -248,3 +248,42 @@ def test_telco_has_no_single_feature_that_is_too_good(telco):
     features, y = cross_section(telco)
     report = leakage_probes(features, y, pd.Timestamp("2020-01-01"))
     assert (report["verdict"] == "fine").all() and report["auc"].max() < 0.8
+
+
+@pytest.mark.parametrize(
+    "change, match",
+    [
+        ({"X": np.zeros((60, 1))}, "ndarray of 60 rows"),
+        ({"y": np.ones(5)}, "5 outcomes"),
+        ({"cv": 5}, "no split"),
+        (
+            {"cv": StratifiedKFold(3), "y": np.where(np.arange(60) == 3, np.nan, np.arange(60) % 2)},
+            "1 outcomes are missing",
+        ),
+        ({"metric": "auc"}, "no metric 'auc'"),
+        ({"params": {"C": None}}, "no values to try"),
+        ({"budget": 9.5}, "budget = 9.5"),
+    ],
+)
+def test_tune_says_what_it_cannot_take(change, match):
+    X, y = pd.DataFrame({"x": np.arange(60.0)}), (np.arange(60) % 2).astype(float)
+    given = {
+        "model": LogisticRegression(),
+        "params": {"C": [0.1, 1]},
+        "X": X,
+        "y": y,
+        "cv": StratifiedKFold(3),
+        "budget": 9,
+    }
+    with pytest.raises(KitError, match=match):
+        ms.tune(**(given | change))
+
+
+def test_scores_of_other_rows_are_refused():
+    s, day = np.full(6, 0.5), pd.Series(pd.Timestamp("2025-01-01")).repeat(6)
+    with pytest.raises(KitError, match="5 scores of b"):
+        ms.stack_forward({"a": s, "b": s[:5]}, s, day, day)
+    with pytest.raises(KitError, match="5 scores of b"):
+        ms.score_table({"a": s, "b": s[:5]}, s > 0, np.arange(6))
+    with pytest.raises(KitError, match="no model"):
+        ms.score_table({}, s > 0, np.arange(6))

@@ -180,3 +180,41 @@ def test_cross_scores_never_train_on_the_customer():
     assert np.array_equal(one[order], other)
     with pytest.raises(KitError, match="two folds"):
         propensity.cross_scores(*args, X_new, later, folds=1)
+
+
+def test_cross_scores_wants_ids_of_one_kind():
+    X = pd.DataFrame({"x": np.arange(40.0)})
+    y, who = np.arange(40) % 2, np.arange(40)
+    with pytest.raises(KitError, match="of type int, str"):
+        propensity.cross_scores(LinearRegression(), X, y, who, X, who.astype(str))
+    with pytest.raises(KitError, match="1 ids are missing"):
+        propensity.cross_scores(LinearRegression(), X, y, np.where(who == 3, np.nan, who), X, who)
+    as_words = propensity.cross_scores(LinearRegression(), X, y, who.astype(str), X, who.astype(str))
+    assert np.isfinite(as_words).all()
+
+
+def test_forward_chances_mend_a_spoilt_model_and_know_nothing_of_the_future():
+    from sklearn.linear_model import LogisticRegression
+
+    class Spoilt(LogisticRegression):
+        """Says too much: log-odds doubled, and shifted."""
+
+        def predict_proba(self, X):
+            p = 1 / (1 + np.exp(-(2 * self.decision_function(X) + 1)))
+            return np.column_stack([1 - p, p])
+
+    rows = panel(n=600)
+    features = [c for c in rows.columns if pd.api.types.is_float_dtype(rows[c]) and c not in ("chance", "active")]
+    splits = ForwardGroupSplit(rows["snapshot"], rows["customer_id"], GRID, folds=3)
+    found = propensity.forward_chances(Spoilt(), rows, features, "active", splits)
+    seen = found["chance"].notna()
+    y = rows.loc[seen, "active"]
+    assert calibration_error(y, found.loc[seen, "chance"]) < 0.5 * calibration_error(y, found.loc[seen, "score"])
+    last = rows["snapshot"] == rows["snapshot"].max()
+    flipped = rows.assign(active=rows["active"].where(rows["label_to"] <= rows["snapshot"].max(), 1 - rows["active"]))
+    again = propensity.forward_chances(Spoilt(), flipped, features, "active", splits)
+    assert again.loc[last].equals(found.loc[last])
+    for train, test in splits.split():
+        left_out = splits.left_out(train)
+        assert not rows.loc[left_out, "customer_id"].isin(rows.loc[train, "customer_id"]).any()
+        assert (rows.loc[left_out, "label_to"].max() <= rows.loc[test, "snapshot"].min()) and len(left_out)

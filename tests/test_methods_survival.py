@@ -1,4 +1,4 @@
-"""Curves, competing risks, Cox and censored Brier scores against published implementations, printed numbers and known truths."""
+"""Curves, competing risks and Cox against published implementations, printed numbers and known truths."""
 
 import json
 from pathlib import Path
@@ -271,34 +271,6 @@ def test_cox_predicts_survival():
     assert np.allclose(fit.survival(two, [12], start=6), fit.survival(two, [12]) / fit.survival(two, [6]).to_numpy())
 
 
-def test_brier_equals_scikit_survival():
-    g = GOLDEN["brier"]
-    scores = S.brier_survival(g["survival"], g["times"], g["duration"], g["event"], n_boot=100)
-    assert np.abs(scores["brier"] - g["brier"]).max() < 1e-10
-    assert (
-        abs(
-            S.integrated_brier(g["survival"], g["times"], g["duration"], g["event"], n_boot=100).value - g["integrated"]
-        )
-        < 1e-10
-    )
-    assert ((scores["low"] < scores["brier"]) & (scores["brier"] < scores["high"])).all()
-
-
-def test_brier_is_unbiased_with_ties_between_leaving_and_censoring():
-    """Whole months: at equal times who leaves goes first, so the mean over sets is that of complete data."""
-    rng, miss = np.random.default_rng(1), []
-    for _ in range(150):
-        rate = rng.gamma(2, 0.04, 400)
-        life, watch = np.ceil(rng.exponential(1 / rate)), rng.integers(1, 25, 400).astype(float)
-        times = np.array([6.0, 12, 18])
-        p = np.exp(-np.outer(rate, times))
-        complete = (((life[:, None] > times) - p) ** 2).mean(axis=0)
-        s, t, q = S._predicted(p, times, np.minimum(life, watch), (life <= watch).astype(int))
-        miss.append(S._brier_of(s, q, t, np.ones((1, 400)))[0] - complete)
-    miss = np.array(miss)
-    assert (np.abs(miss.mean(axis=0)) < 4 * miss.std(axis=0) / np.sqrt(len(miss)) + 1e-4).all()
-
-
 def accounts(**columns):
     base = {
         "account_id": [1, 2],
@@ -352,9 +324,6 @@ def test_refusals():
         S.cox(pd.DataFrame({"x": [1.0, 0, 0, 1]}), None, [1.0, 2, 3, 4], [1, 1, 1, 1]),
         "rang",
     )
-    refused("one row per account", S.brier_survival, np.ones((4, 2)), [1], ok[1], ok[2])
-    refused("must rise", S.brier_survival, np.ones((4, 2)), [2, 1], ok[1], ok[2])
-    refused("one time only", S.integrated_brier, np.ones((4, 1)), [1], ok[1], ok[2])
 
 
 def test_not_enough_data_has_no_number():
@@ -362,8 +331,43 @@ def test_not_enough_data_has_no_number():
     assert few.value is None and few.note == "not enough data: 3 accounts, 50 needed"
     few = S.restricted_mean(None, np.arange(1.0, 101), np.r_[1, np.zeros(99)], 50)
     assert few.value is None and "1 accounts left" in few.note
-    few = S.integrated_brier(np.full((3, 2), 0.5), [1, 2], [1.5, 2, 3], [1, 0, 1])
-    assert few.value is None
+
+
+def test_dates_of_a_practitioners_table():
+    """Nobody has left: a column without any date; text, time zones, missing and mixed ids are refused; who leaves on the first day counts."""
+    assert S.lifetimes(accounts(end_date=[None, None]), "2024-01-01")["event"].sum() == 0
+    refused("not dates", S.lifetimes, accounts(end_date=["2023-06-01", None]), "2024-01-01")
+    zoned = accounts()
+    zoned["start_date"] = zoned["start_date"].dt.tz_localize("UTC")
+    refused("time zone", S.lifetimes, zoned, "2024-01-01")
+    refused("time zone", S.lifetimes, accounts(), pd.Timestamp("2024-01-01", tz="UTC"))
+    refused("no date", S.lifetimes, accounts(), "soon")
+    refused("ids are missing", S.lifetimes, accounts(account_id=["a", None]), "2024-01-01")
+    refused("ids are missing", S.lifetimes, accounts(account_id=["a", 1]), "2024-01-01")
+    refused("no length", S.lifetimes, accounts(), "2024-01-01", days=0)
+    same_day = S.lifetimes(accounts(end_date=pd.to_datetime(["2023-01-01", None])), "2024-01-01", days=1)
+    assert list(same_day["event"]) == [1, 0] and same_day["duration"][0] == 0.5
+    assert S.at(S.kaplan_meier(same_day["entry"], same_day["duration"], same_day["event"]), 1)[0] == 0.5
+
+
+def test_more_refusals():
+    refused("2 values, but 3 durations", S.kaplan_meier, None, [1.0, 2, 3], [1, 0])
+    refused("no coverage", S.kaplan_meier, None, [1.0, 2], [1, 0], level="high")
+    refused("is not after", S.restricted_mean, None, [1.0, 2], [1, 0], horizon=None, min_n=2, min_events=1)
+    mixed = S.aalen_johansen(None, [1.0, 2, 3], ["card", 2, None])
+    assert set(mixed["kind"]) == {"card", 2}
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame({"a": rng.normal(size=60), "b": np.arange(60) % 2.0})
+    duration, event = rng.exponential(5, 60), (np.arange(60) % 3 > 0).astype(int)
+    refused("nobody left", S.cox, X, None, duration, np.zeros(60))
+    refused("not a table of numbers", S.cox, X.assign(c="x"), None, duration, event)
+    refused("not a table of numbers", S.cox, X.to_numpy(), None, duration, event)
+    refused("2 of them distinct", S.cox, pd.concat([X, X], axis=1), None, duration, event)
+    refused("no solution", S.cox, X.assign(c=1 - X["b"]), None, duration, event)
+    refused("no solution", S.cox, pd.DataFrame({"parts": event * 1.0}), None, duration, event)
+    first = np.where(np.arange(60) == 1, 0.0, duration)
+    refused("no logarithm", S.proportional_check, S.cox(X, None, first, event), "log")
+    refused("no draws", S.restricted_mean, None, duration, event, 3, cluster=np.arange(60), n_boot=0)
 
 
 def test_plots_draw_on_given_axes():

@@ -9,7 +9,7 @@ __all__ = ['share', 'churn_by_month', 'plot_churn_by_month', 'cohort_table', 'pl
 import numpy as np
 import pandas as pd
 
-from .metrics import Estimate, _wilson
+from .metrics import COLOURS, Estimate, _wilson
 from ..settings import KitError
 from ..settings import gettext as _
 
@@ -31,21 +31,66 @@ def share(k: int, n: int, level: float = 0.95, min_n: int = 30) -> Estimate:
         return Estimate(None, None, None, n, level, "", _("not enough data: {n} accounts, {least} needed").format(n=n, least=min_n))
     return Estimate(k / n, *_wilson(k / n, n, level), n, level)
 
-# %% ../../nbs/methods/04c_cohorts.ipynb #by-month
-def _lives(accounts: pd.DataFrame, since, until) -> tuple[pd.DataFrame, pd.Timestamp, pd.Timestamp]:
-    """The accounts with their dates, and the first and the last whole month's borders."""
-    missing = [c for c in ("account_id", "start_date", "end_date") if c not in accounts.columns]
+# %% ../../nbs/methods/04c_cohorts.ipynb #dates
+def _moment(when, name: str) -> pd.Timestamp:
+    """One moment without time zone, or a KitError."""
+    try:
+        moment = pd.Timestamp(when)
+    except (TypeError, ValueError) as e:
+        raise KitError(f"{when!r} is no date.", where=name, mend="for instance '2026-01-01'.") from e
+    if moment is pd.NaT or moment.tzinfo is not None:
+        raise KitError(f"{when!r} is no date without time zone.", where=name, mend="for instance '2026-01-01', in the time of the tables.")
+    return moment
+
+
+def _moments(accounts: pd.DataFrame, column: str) -> pd.Series:
+    """A column of moments without time zone; one in which all is missing may have any type."""
+    values = accounts[column]
+    if values.isna().all():
+        return pd.Series(pd.NaT, index=accounts.index, dtype="datetime64[us]")
+    if not pd.api.types.is_datetime64_dtype(values):
+        mend = "convert it with pd.to_datetime; take off a time zone with .dt.tz_localize(None), in all columns alike."
+        raise KitError(f"{column!r} holds {values.dtype}, not dates without time zone.", where="accounts", mend=mend)
+    return values
+
+
+def _checked(accounts: pd.DataFrame) -> None:
+    missing = [c for c in ("account_id", "start_date", "end_date") if c not in getattr(accounts, "columns", [])]
     if missing:
         raise KitError(f"no column {missing[0]!r}.", where="accounts", mend="give one row per account, with its dates.")
-    again = accounts["account_id"].duplicated().sum()
-    if again:
-        raise KitError(f"{again:,} of {len(accounts):,} rows repeat an account.", where="accounts", mend="drop the copies.")
-    since, until = pd.Timestamp(since), pd.Timestamp(until)
-    first = since if since.is_month_start else since + pd.offsets.MonthBegin()
-    last = until.to_period("M").to_timestamp()
-    if first.normalize() >= last:
+    ids = accounts["account_id"]
+    if ids.isna().any() or pd.api.types.infer_dtype(ids).startswith("mixed"):
+        raise KitError("ids are missing, or are partly numbers and partly words.", where="accounts", mend="give each account one id, all of one type.")
+    if ids.duplicated().any():
+        what = f"{ids.duplicated().sum():,} of {len(ids):,} rows repeat an account (first: {ids[ids.duplicated()].iloc[0]})."
+        raise KitError(what, where="accounts", mend="drop the copies; who came back is a lifetime of its own, with its own id.")
+
+# %% ../../nbs/methods/04c_cohorts.ipynb #account-dates
+def _dates(accounts: pd.DataFrame, until) -> pd.DataFrame:
+    """account_id, start_date, observed_from, end_date (NaT from `until` on) and kind of the accounts that were watched before `until`."""
+    _checked(accounts)
+    t, until = accounts.reset_index(drop=True), _moment(until, "until")
+    start, end = _moments(t, "start_date"), _moments(t, "end_date")
+    bad = start.isna() | (end < start)
+    if bad.any():
+        what = f"{bad.sum():,} of {len(t):,} accounts have no start, or end before it (first: {t.loc[bad.idxmax(), 'account_id']})."
+        raise KitError(what, where="accounts", mend="correct the dates.")
+    seen = pd.concat([start, _moments(t, "observed_from")], axis=1).max(axis=1) if "observed_from" in t else start
+    end = end.where(end < until)
+    kind = t["churn_kind"].astype(object).where(t["churn_kind"].notna(), "unknown") if "churn_kind" in t else pd.Series("left", t.index, dtype=object)
+    out = pd.DataFrame({"account_id": t["account_id"], "start_date": start, "observed_from": seen, "end_date": end, "kind": kind.where(end.notna(), None)})
+    watched = (end >= seen) | (end.isna() & (seen < until))  # who leaves on the first day in view was seen
+    return out[watched].reset_index(drop=True)
+
+# %% ../../nbs/methods/04c_cohorts.ipynb #by-month
+def _months(since, until) -> pd.DatetimeIndex:
+    """First days of the whole months between two moments, and of the month after."""
+    since, until = _moment(since, "since"), _moment(until, "until")
+    first = since.to_period("M").to_timestamp()
+    days = pd.date_range(first if first == since else first + pd.DateOffset(months=1), until, freq="MS")
+    if len(days) < 2:
         raise KitError(f"there is no whole month between {since:%Y-%m-%d} and {until:%Y-%m-%d}.", where="accounts", mend="give a longer time.")
-    return accounts, first.normalize(), last
+    return days
 
 
 def churn_by_month(accounts: pd.DataFrame, since, until, level: float = 0.95) -> pd.DataFrame:
@@ -54,24 +99,24 @@ def churn_by_month(accounts: pd.DataFrame, since, until, level: float = 0.95) ->
     Parameters
     ----------
     accounts : DataFrame with account_id (once each), start_date, end_date (last day; missing while the account stays) and optionally churn_kind
+        and observed_from (first day on which its leaving would have been seen; by default start_date)
     since, until : timestamps; every end in [since, until) is known
     level : float in (0, 1), coverage of the rate's interval
 
     Returns
     -------
-    DataFrame indexed by month (its first day): alive, left, one column `left_<kind>` per kind, and rate as `Estimate`
+    DataFrame indexed by month (its first day): alive (started before that day, in view by then, not yet gone), left, one column `left_<kind>` per
+    kind ("unknown" where it is missing), and rate as `Estimate`. KitError for repeated accounts and impossible dates
     """
-    accounts, first, last = _lives(accounts, since, until)
-    days = pd.date_range(first, last, freq="MS")
-    start, end = accounts["start_date"].to_numpy("datetime64[us]"), accounts["end_date"].to_numpy("datetime64[us]")
-    kind = accounts["churn_kind"].astype(object) if "churn_kind" in accounts.columns else pd.Series(None, index=accounts.index, dtype=object)
+    t, days = _dates(accounts, until), _months(since, until)
+    start, seen, end = (t[c].to_numpy("datetime64[us]") for c in ("start_date", "observed_from", "end_date"))
     rows = []
-    for day, after in zip(days[:-1], days[1:], strict=True):
-        there = (start < day.to_datetime64()) & ~(end < day.to_datetime64())
-        gone = there & (end < after.to_datetime64())
-        by_kind = kind[gone].value_counts()
-        rows.append({"month": day, "alive": int(there.sum()), "left": int(gone.sum()), **{f"left_{k}": int(n) for k, n in by_kind.items()},
-                     "rate": share(int(gone.sum()), int(there.sum()), level)})  # fmt: skip
+    for day, after in zip(days[:-1].to_numpy(), days[1:].to_numpy(), strict=True):
+        there = (start < day) & (seen <= day) & ~(end < day)
+        gone = there & (end < after)
+        by_kind = t["kind"][gone].value_counts() if "churn_kind" in accounts else {}
+        rows.append({"month": pd.Timestamp(day), "alive": int(there.sum()), "left": int(gone.sum()),
+                     **{f"left_{k}": int(n) for k, n in by_kind.items()}, "rate": share(int(gone.sum()), int(there.sum()), level)})  # fmt: skip
     out = pd.DataFrame(rows).set_index("month")
     kinds = sorted(c for c in out.columns if c.startswith("left_"))
     return out.fillna({c: 0 for c in kinds}).astype({c: "int64" for c in kinds})[["alive", "left", *kinds, "rate"]]
@@ -95,16 +140,16 @@ def plot_churn_by_month(table: pd.DataFrame, ax=None):
     ax = plt.subplots(figsize=(7.5, 3.2), layout="constrained")[1] if ax is None else ax
     kinds = [c for c in table.columns if c.startswith("left_")] or ["left"]
     bottom, alive = np.zeros(len(table)), table["alive"].clip(lower=1)
-    for kind, colour in zip(kinds, ["#D55E00", "#0072B2", "#009E73", "#CC79A7"], strict=False):
-        share = (table[kind] / alive).to_numpy()
+    for i, kind in enumerate(kinds):
+        share, colour = (table[kind] / alive).to_numpy(), COLOURS[(i + 1) % len(COLOURS)]
         name = _("left") if kind == "left" else _(kind.removeprefix("left_"))
-        ax.bar(table.index, share, width=24, bottom=bottom, color=colour, label=name)
+        ax.bar(table.index, share, width=24, bottom=bottom, color=colour, hatch="/" * (i // len(COLOURS)), label=name)
         bottom = bottom + share
     known = table[[e.value is not None for e in table["rate"]]]
     ends = np.array([(e.value - e.low, e.high - e.value) for e in known["rate"]]).T
     if len(known):
         middle = [e.value for e in known["rate"]]
-        ax.errorbar(known.index, middle, yerr=ends, fmt="none", ecolor="#444444", elinewidth=1, capsize=2, label=_("95 % interval of the sum"))
+        ax.errorbar(known.index, middle, yerr=ends, fmt="none", ecolor="#444444", elinewidth=1, capsize=2, label=_("{level:.0%} interval of the sum").format(level=known["rate"].iloc[0].level))
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     ax.set(ylabel=_("Accounts that left (share of the month)"))
     ax.spines[["top", "right"]].set_visible(False)
@@ -117,7 +162,8 @@ def cohort_table(accounts: pd.DataFrame, since, until, freq: str = "Q", most: in
 
     Parameters
     ----------
-    accounts : as in `churn_by_month`; accounts that began before `since` are left out, because those who left earlier were never seen
+    accounts : as in `churn_by_month`; accounts that began before `since`, or came into view after they began, are left out, because others like
+        them that left earlier were never seen
     since, until : timestamps; every start and end in [since, until) is known
     freq : "Q" for quarters, "M" for months
     most : int, months to follow
@@ -125,22 +171,24 @@ def cohort_table(accounts: pd.DataFrame, since, until, freq: str = "Q", most: in
 
     Returns
     -------
-    DataFrame with columns cohort, accounts, month (of age) and retained (`Estimate`); only ages that all of the cohort have reached
+    DataFrame with columns cohort, accounts, month (of age), stayed (number still there) and retained (the share, as `Estimate`); only ages that all
+    of the cohort have reached
     """
     if freq not in ("Q", "M"):
         raise KitError(f"freq = {freq!r} is not known.", where="cohort_table", mend="use Q or M.")
-    accounts, _first, _last = _lives(accounts, since, until)
-    born = accounts[(accounts["start_date"] >= pd.Timestamp(since)) & (accounts["start_date"] < pd.Timestamp(until))]
+    t, since, until = _dates(accounts, until), _moment(since, "since"), _moment(until, "until")
+    _months(since, until)
+    born = t[(t["start_date"] >= since) & (t["start_date"] < until) & (t["observed_from"] == t["start_date"])]
     rows = []
     for cohort, group in born.groupby(born["start_date"].dt.to_period(freq)):
         youngest = group["start_date"].max()
         for month in range(1, most + 1):
             age = pd.DateOffset(months=month)
-            if youngest + age > pd.Timestamp(until):
+            if youngest + age > until:
                 break
             stayed = int((~(group["end_date"] < group["start_date"] + age)).sum())
-            rows.append((str(cohort), len(group), month, share(stayed, len(group), level)))
-    return pd.DataFrame(rows, columns=["cohort", "accounts", "month", "retained"])
+            rows.append((str(cohort), len(group), month, stayed, share(stayed, len(group), level)))
+    return pd.DataFrame(rows, columns=["cohort", "accounts", "month", "stayed", "retained"])
 
 # %% ../../nbs/methods/04c_cohorts.ipynb #plot-cohorts
 def plot_cohorts(table: pd.DataFrame, ax=None):
@@ -157,6 +205,11 @@ def plot_cohorts(table: pd.DataFrame, ax=None):
     """
     import matplotlib.pyplot as plt
 
+    if not len(table):
+        ax = plt.subplots(figsize=(6, 1.5), layout="constrained")[1] if ax is None else ax
+        ax.text(0.5, 0.5, _("no cohort has reached an age of one month"), ha="center", va="center")
+        ax.set_axis_off()
+        return ax
     share = table.assign(value=[e.value for e in table["retained"]]).pivot(index="cohort", columns="month", values="value").astype(float)
     sizes = table.groupby("cohort")["accounts"].first()
     ax = plt.subplots(figsize=(1.6 + 0.42 * share.shape[1], 0.9 + 0.34 * len(share)), layout="constrained")[1] if ax is None else ax
@@ -172,7 +225,7 @@ def plot_cohorts(table: pd.DataFrame, ax=None):
 
 # %% ../../nbs/methods/04c_cohorts.ipynb #newer-older
 def newer_against_older(table: pd.DataFrame, month: int, level: float = 0.95) -> Estimate:
-    """Retention at an age: the newer half of the cohorts minus the older half.
+    """Retention at an age: the newer half of the cohorts minus the older half; the one in the middle of an odd number is left out.
 
     Parameters
     ----------
@@ -185,9 +238,8 @@ def newer_against_older(table: pd.DataFrame, month: int, level: float = 0.95) ->
     Estimate of the difference of two shares (Newcombe's interval from Wilson's, 1998); "not enough data" with fewer than two cohorts of that age or
     fewer than 30 accounts on a side
     """
-    at = table[table["month"] == month].reset_index(drop=True)
-    kept = np.array([0 if e.value is None else round(e.value * e.n) for e in at["retained"]])
-    half, n = len(at) // 2, at["accounts"].to_numpy()
+    at = table[table["month"] == month].sort_values("cohort")
+    half, n, kept = len(at) // 2, at["accounts"].to_numpy(), at["stayed"].to_numpy()
     old, new = (share(int(kept[s].sum()), int(n[s].sum()), level) for s in (slice(0, half), slice(len(at) - half, None)))
     total = old.n + new.n
     if half == 0 or old.value is None or new.value is None:

@@ -130,6 +130,7 @@ class _Kernel:
     needs: str = "rows"
     binary: bool = True  # y is 0 or 1
     scored: bool = True  # needs a score
+    flags: bool = False  # judges only the rows at or above a threshold
     signed: bool = False  # `batch` gives signed parts (draws, parts); the metric is the sum of their sizes
     probability: bool = False  # score is a probability
 
@@ -355,7 +356,7 @@ def _crossed(r: _Ranked, total: Callable, threshold: float) -> tuple[np.ndarray,
     return total(above * r.y), total(above), total(r.y)
 
 
-@_kernel(needs="sums")
+@_kernel(needs="sums", flags=True)
 def _precision(r, total, threshold=0.5):
     hits, flagged, _events = _crossed(r, total, threshold)
     return _over(hits, flagged)
@@ -680,6 +681,13 @@ def _shortage(y, codes, n_clusters: int, min_n: int, min_events: int, who: str) 
     return ""
 
 
+def _few_flagged(ranked, codes, options, least: int, who: str) -> str:
+    """Why too few rows reach the threshold for an interval, or '': draws of a few alarms, all of them right, would not vary."""
+    threshold = options.get("threshold", 0.5)
+    n = min(len(np.unique(codes[r.order][r.score >= threshold])) for r in ranked)
+    return f"not enough data: {n:,} {who} at or above the threshold, {least:,} needed" if n < least else ""
+
+
 def _ends(point: float, draws: np.ndarray, moved: np.ndarray | None, level: float) -> tuple[float, float]:
     """Percentile interval; for a sum of sizes, which chance only makes larger, the low end by how far its parts move."""
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
@@ -704,6 +712,9 @@ def _bootstrap(metric, y_true, scores, cluster, weight, n_boot, level, seed, min
     if note:
         return Estimate(None, None, None, len(y), level, unit, note)
     results = [_sampled(kernel, r, codes, n_clusters, weight, n_boot, seed, options) for r in ranked]
+    note = _few_flagged(ranked, codes, options, 2 * min_events, who) if kernel.flags else ""
+    if note:
+        return Estimate(None, None, None, len(y), level, unit, note)
     point = results[0][0] - sum(p for p, _d, _m in results[1:])
     draws = results[0][1] - sum(d for _p, d, _m in results[1:])
     defined = draws[np.isfinite(draws)]
@@ -740,7 +751,7 @@ def with_interval(
     level : float in (0, 1), coverage
     seed : int; the same seed draws the same clusters
     min_n, min_events : int; fewer clusters than `min_n`, or for outcomes of 0 and 1 fewer than `min_events` clusters with or without the
-        event, give "not enough data"
+        event, or for `precision` fewer than 2 `min_events` at or above the threshold, give "not enough data"
     unit : str, unit of the figure
     options : passed to the metric, for instance k=0.2
 
@@ -823,7 +834,7 @@ def _wilson(p: float, n: float, level: float) -> tuple[float, float]:
     z = NormalDist().inv_cdf((1 + level) / 2)
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half))  # rounding must not put an end inside
 
 # %% ../../nbs/methods/02_metrics.ipynb #reliability_table
 def reliability_table(y_true, score, bins: int = 10, cluster=None, level: float = 0.95) -> pd.DataFrame:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from .metrics import COLOURS, INK, Estimate, _codes, _value, compare, with_interval
+from .metrics import _KERNELS, COLOURS, INK, Estimate, _codes, _value, compare, with_interval
 from .propensity import _log_odds, candidates, forward_scores
+from .snapshots import _whole
 from ..settings import KitError
 from ..settings import gettext as _
 
@@ -65,11 +66,10 @@ def stack_forward(scores: Mapping[str, np.ndarray], y, snapshot, label_to, C: fl
 
     if len(scores) < 2:
         raise KitError(f"{len(scores)} model(s).", where="scores", mend="a stack needs two or more.")
+    _same_rows("stack_forward", outcomes=y, snapshots=snapshot, label_to=label_to, **{f"scores of {n}": s for n, s in scores.items()})
     logits = np.column_stack([_log_odds(np.asarray(s, dtype=float)) for s in scores.values()])
     y = np.asarray(y, dtype=float)
     snapshot, label_to = (pd.to_datetime(pd.Series(np.asarray(t))).to_numpy() for t in (snapshot, label_to))
-    if len(y) != len(logits) or len(snapshot) != len(y) or len(label_to) != len(y):
-        raise KitError(f"{len(logits):,} scores and {len(y):,} outcomes.", where="stack_forward", mend="give all for the same rows.")
     middle = logits.mean(axis=1, keepdims=True)
     Z = np.hstack([10 * middle, logits - middle])  # the mean's weight is free in effect, the differences' weights are held back
     scored, out = np.isfinite(logits).all(axis=1), np.full(len(y), np.nan)
@@ -78,6 +78,12 @@ def stack_forward(scores: Mapping[str, np.ndarray], y, snapshot, label_to, C: fl
         if len(np.unique(y[known])) == 2:
             out[now] = LogisticRegression(C=C, max_iter=1000).fit(Z[known], y[known]).predict_proba(Z[now])[:, 1]
     return out
+
+
+def _same_rows(where: str, **given) -> None:
+    if len({len(a) for a in given.values()}) > 1:
+        what = ", ".join(f"{len(a):,} {name}" for name, a in given.items())
+        raise KitError(f"{what}.", where=where, mend="give all for the same rows, in the same order.")
 
 # %% ../../nbs/methods/04b_model_selection.ipynb #score_table
 METRICS = ("pr_auc", "roc_auc", "precision", "recall", "f1", "lift_at_k", "precision_at_k", "brier", "calibration_error")
@@ -106,6 +112,9 @@ def score_table(
     -------
     DataFrame of Estimates, models x metrics; all on the same rows and draws
     """
+    if not scores:
+        raise KitError("no model.", where="scores", mend="give the scores of one model or more.")
+    _same_rows("score_table", outcomes=y, clusters=cluster, **{f"scores of {n}": s for n, s in scores.items()})
     y, scores = np.asarray(y, dtype=float), {name: np.asarray(s, dtype=float) for name, s in scores.items()}
     if reference is not None and reference not in scores:
         raise KitError(f"no model {reference!r}.", where="reference", mend=f"one of {', '.join(scores)}.")
@@ -151,7 +160,7 @@ def _settings(model, params: Mapping[str, Sequence], n: int, seed: int) -> list[
     from sklearn.model_selection import ParameterGrid
 
     unknown = sorted(set(params) - set(model.get_params()))
-    if unknown or not params or not all(len(v) for v in params.values()):
+    if unknown or not params or not all(isinstance(v, Sequence | np.ndarray) and not isinstance(v, str) and len(v) for v in params.values()):
         what = f"{unknown[0]!r} is no parameter of {type(model).__name__}." if unknown else "no values to try."
         raise KitError(what, where="params", mend="give names of model.get_params() with lists of values.")
     grid = ParameterGrid({k: list(v) for k, v in params.items()})
@@ -183,6 +192,17 @@ def _best(metric: str, options: Mapping, y: np.ndarray, scores: Sequence[np.ndar
     found = [sign * _value(metric, y[rows], s[rows], None, **options) for s in scores]
     return int(np.argmax(found)), found
 
+# %% ../../nbs/methods/04b_model_selection.ipynb #tunable
+def _tunable(X, y: np.ndarray, cv, metric: str) -> None:
+    if not isinstance(X, pd.DataFrame) or len(X) != len(y):
+        raise KitError(f"{type(X).__name__} of {len(X):,} rows, {len(y):,} outcomes.", where="X", mend="give a DataFrame, one outcome per row.")
+    if not hasattr(cv, "split"):
+        raise KitError(f"cv = {cv!r} is no split.", where="cv", mend="for instance methods.snapshots.ForwardGroupSplit(...).")
+    if not hasattr(cv, "grid") and np.isnan(y).any():
+        raise KitError(f"{np.isnan(y).sum():,} outcomes are missing.", where="y", mend="drop these rows before this split deals them.")
+    if metric not in _KERNELS:
+        raise KitError(f"no metric {metric!r}.", where="metric", mend=f"one of {', '.join(sorted(_KERNELS))}.")
+
 # %% ../../nbs/methods/04b_model_selection.ipynb #tune
 def tune(
     model, params: Mapping[str, Sequence], X: pd.DataFrame, y, cv, budget: int, cluster=None, metric: str = "pr_auc", seed: int = 7,
@@ -195,7 +215,7 @@ def tune(
     model : scikit-learn classifier; its own settings are always tried first
     params : name -> values; the grid to draw from
     X : DataFrame (n, features)
-    y : array (n,) in {0, 1}; rows with NaN are neither trained on nor judged
+    y : array (n,) in {0, 1}; rows with NaN are neither trained on nor judged (only with a ForwardGroupSplit)
     cv : `methods.snapshots.ForwardGroupSplit`, or a scikit-learn split that tests each row at most once
     budget : int, fits that may be spent; settings tried x splits, at least two settings
     cluster : ids (n,), usually accounts, for the intervals
@@ -212,7 +232,8 @@ def tune(
     from sklearn.base import clone
 
     options, target, y = dict(options or {}), "__outcome__", np.asarray(y, dtype=float)
-    n_splits = cv.get_n_splits(X, y)
+    _tunable(X, y, cv, metric)
+    budget, n_splits = _whole("budget", budget, 1), cv.get_n_splits(X, y)
     if budget // n_splits < 2:
         what = f"a budget of {budget} fits pays for {budget // n_splits} setting(s) on {n_splits} splits."
         raise KitError(what, where="budget", mend=f"give {2 * n_splits} or more, or use fewer splits.")

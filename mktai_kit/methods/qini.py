@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from .metrics import Estimate, _codes, _column, _draws
-from .uplift import _given_propensity, _mean_estimate
+from .uplift import _given_propensity, _in_order, _matched, _mean_estimate, _names
 from ..settings import KitError, suggest
 from ..settings import gettext as _
 
@@ -39,6 +39,13 @@ def _ranked(score, parts: list[np.ndarray], codes: np.ndarray) -> _Ranked:
     return _Ranked([p[order] for p in parts], slice(None) if last.all() else np.flatnonzero(last), codes[order])
 
 
+def _folds(fold, n: int) -> np.ndarray:
+    fold = np.asarray(fold)
+    if fold.shape != (n,) or pd.isna(fold).any():
+        raise KitError(f"folds of shape {fold.shape} for {n:,} rows, or some missing.", where="fold", mend="give one fold number per row.")
+    return fold
+
+
 def _within(score, fold, rows=slice(None), n: int | None = None) -> np.ndarray:
     """The score of some rows; with folds, its rank (0 to 1) within each fold, equal scores alike."""
     score = _column(score, "score")
@@ -46,9 +53,7 @@ def _within(score, fold, rows=slice(None), n: int | None = None) -> np.ndarray:
         raise KitError(f"{len(score):,} scores for {n:,} rows.", where="score", mend="give one score per row.")
     if fold is None:
         return score[rows]
-    fold = np.asarray(fold)
-    if fold.shape != score.shape:
-        raise KitError(f"folds of shape {fold.shape} for {len(score):,} rows.", where="fold", mend="give one fold number per row.")
+    fold = _folds(fold, len(score))
     by = pd.Series(score[rows]).groupby(fold[rows])
     return ((by.rank(method="average") - 0.5) / by.transform("size")).to_numpy()
 
@@ -73,7 +78,7 @@ def _trial(y, action, arm, control, propensity, cluster) -> _Trial:
     y, action = _column(y, "y"), np.asarray(action, dtype=object)
     if len(y) != len(action):
         raise KitError(f"{len(action):,} actions for {len(y):,} outcomes.", where="action", mend="give both for the same rows.")
-    found = sorted(set(action))
+    found = _names(action)
     others = [a for a in found if a != control]
     arm = others[0] if arm is None and len(others) == 1 else arm
     if arm is None:
@@ -182,6 +187,7 @@ def qini_curve(y, score, action, arm=None, control="nothing", propensity=None, c
     DataFrame: share of customers targeted (0 to 1), gain (outcome per customer: Radcliffe's count over the number treated), low, high, random.
     Source: Radcliffe (2007), "Using control groups to target on predicted lift"; Radcliffe & Surry (2011)
     """
+    y, score, action, propensity, cluster, fold = _matched(y=y, score=score, action=action, propensity=propensity, cluster=cluster, fold=fold)
     trial = _trial(y, action, arm, control, propensity, cluster)
     ranked = _ranked(_within(score, fold, trial.rows, len(action)), trial.parts, trial.codes)
     shares = np.linspace(0, 1, points) if points else _qini_of(ranked.sums(np.ones((1, len(trial.rows)))))[0][0]
@@ -190,6 +196,8 @@ def qini_curve(y, score, action, arm=None, control="nothing", propensity=None, c
 # %% ../../nbs/methods/06b_qini.ipynb #score-of
 def _judge_scores(measure, y, score, action, arm, control, propensity, cluster, fold, versus, n_boot, level, seed, min_arm, unit) -> Estimate:
     """A measure of the trial's sums for one score, or for its lead over another."""
+    y, score, action, propensity, cluster, fold, versus = _matched(
+        y=y, score=score, action=action, propensity=propensity, cluster=cluster, fold=fold, versus=versus)
     trial = _trial(y, action, arm, control, propensity, cluster)
     scores = [score] if versus is None else [score, versus]
     ranked = [_ranked(_within(s, fold, trial.rows, len(action)), trial.parts, trial.codes) for s in scores]
@@ -342,6 +350,8 @@ def _pair(score, gain, cluster) -> tuple[np.ndarray, np.ndarray, np.ndarray, int
 
 def _groups(score: np.ndarray, fold, groups: int) -> np.ndarray:
     """Group of each row, 0 lowest, by its rank, within its fold if there are folds; equal scores share a group."""
+    if not isinstance(groups, (int, np.integer)) or groups < 2:
+        raise KitError(f"groups = {groups!r}.", where="groups", mend="give a whole number, 2 or more; 5 is usual.")
     rank = _within(score, np.zeros(len(score)) if fold is None else fold)
     return np.minimum((rank * groups + 1e-9).astype(int), groups - 1)
 
@@ -369,6 +379,7 @@ def gates(score, gain, groups: int = 5, cluster=None, fold=None, level: float = 
     cluster-robust). Source: Chernozhukov, Demirer, Duflo & Fernández-Val (2018/2025), "Generic machine learning inference on heterogeneous treatment
     effects in randomized experiments", with AIPW scores
     """
+    score, gain, cluster, fold = _matched(score=score, gain=gain, cluster=cluster, fold=fold)
     score, gain, codes, _n = _pair(score, gain, cluster)
     group = _groups(score, fold, groups)
     table = {}
@@ -458,9 +469,10 @@ def blp(score, gain, cluster=None, fold=None, level: float = 0.95, unit: str = "
     """
     from scipy.stats import t
 
+    score, gain, cluster, fold = _matched(score=score, gain=gain, cluster=cluster, fold=fold)
     score, gain, codes, n_clusters = _pair(score, gain, cluster)
     average = _mean_estimate(gain, codes, n_clusters, level, unit, min_n)
-    fold = np.zeros(len(score), int) if fold is None else np.asarray(fold)
+    fold = np.zeros(len(score), int) if fold is None else _folds(fold, len(score))
     x, g = (v - pd.Series(v).groupby(fold).transform("mean").to_numpy() for v in (score, gain))
     spread = (x * x).sum()
     if average.value is None or spread <= 1e-12 * max((score * score).sum(), 1e-300):
@@ -511,7 +523,7 @@ def pick(effects: pd.DataFrame, dr: pd.DataFrame, control="nothing") -> pd.DataF
     DataFrame, indexed as effects: action (the best of those in `effects`, the first in case of a tie), score (its predicted effect), gain
     (its doubly robust score less the control's)
     """
-    lacking = [a for a in [control, *effects.columns] if a not in dr]
+    lacking, dr = [a for a in [control, *effects.columns] if a not in dr], _in_order(dr, effects.index, "dr")
     if lacking or not effects.index.equals(dr.index):
         what = f"there are no scores of {lacking[0]!r}." if lacking else "effects and scores are of different rows."
         raise KitError(what, where="dr", mend="make both from the same rows.")
@@ -544,6 +556,7 @@ def targeting_curve(score, gain, cluster=None, fold=None, points: int = 101, n_b
     DataFrame: share, gain, low, high, random. Source: Yadlowsky, Fleming, Shah, Brunskill & Wager (2025), "Evaluating treatment prioritization rules
     via rank-weighted average treatment effects"; several actions: Sverdrup, Wu, Athey & Wager (2024)
     """
+    score, gain, cluster, fold = _matched(score=score, gain=gain, cluster=cluster, fold=fold)
     score, gain, codes, n_clusters = _pair(score, gain, cluster)
     ranked = _ranked(_within(score, fold, n=len(gain)), [gain, np.ones(len(gain))], codes)
     return _curve_frame(ranked, n_clusters, _targeting_of, np.linspace(0, 1, points), n_boot, level, seed)
@@ -564,6 +577,7 @@ def targeting_area(score, gain, cluster=None, fold=None, versus=None, n_boot: in
     -------
     Estimate in the outcome's unit per customer; 0 is no better than random. Source: as `targeting_curve`
     """
+    score, gain, cluster, fold, versus = _matched(score=score, gain=gain, cluster=cluster, fold=fold, versus=versus)
     score, gain, codes, n_clusters = _pair(score, gain, cluster)
     scores = [score] if versus is None else [score, versus]
     ranked = [_ranked(_within(s, fold, n=len(gain)), [gain, np.ones(len(gain))], codes) for s in scores]

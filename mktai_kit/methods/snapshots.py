@@ -227,6 +227,12 @@ class ForwardGroupSplit:
         """Number of splits: test snapshots x folds."""
         return len(self.tests) * self.folds
 
+    def left_out(self, train) -> np.ndarray:
+        """Row numbers of the snapshots that a split trains on, of the customers it keeps out: known in time, and never seen by its model."""
+        known = np.isin(self._row, np.unique(self._row[train]))
+        known[train] = False
+        return np.flatnonzero(known)
+
 # %% ../../nbs/methods/01_snapshots.ipynb #placed
 def _placed(snapshot, customer, grid: pd.DataFrame, folds: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Grid row, customer fold and customer number (by first appearance) of each row."""

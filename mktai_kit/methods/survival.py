@@ -4,48 +4,24 @@
 
 # %% auto #0
 __all__ = ['DAYS', 'TRANSFORMS', 'lifetimes', 'kaplan_meier', 'at', 'plot_survival', 'restricted_mean', 'aalen_johansen',
-           'plot_incidence', 'CoxFit', 'cox', 'proportional_check', 'plot_proportional', 'brier_survival',
-           'integrated_brier', 'plot_brier']
+           'plot_incidence', 'CoxFit', 'cox', 'proportional_check', 'plot_proportional']
 
 # %% ../../nbs/methods/05a_survival.ipynb #imports
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from warnings import catch_warnings, simplefilter
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
 
-from .metrics import COLOURS, INK, Estimate, _codes, _draws
+from .cohorts import _dates, _moment
+from .metrics import COLOURS, Estimate, _codes, _draws
 from ..settings import KitError, suggest
 from ..settings import gettext as _
 
 # %% ../../nbs/methods/05a_survival.ipynb #lifetimes
 DAYS = 30.4375  # in a month: 365.25 / 12
-_ACCOUNT_DATES = ("start_date", "observed_from", "end_date")
-
-
-def _dates(accounts: pd.DataFrame, until) -> pd.DataFrame:
-    """start_date, observed_from, end_date (NaT from `until` on) and kind of the accounts that were watched before `until`."""
-    missing = [c for c in ("account_id", "start_date", "end_date") if c not in getattr(accounts, "columns", [])]
-    if missing:
-        raise KitError(f"no column {missing[0]!r}.", where="accounts", mend="give one row per account, with its dates.")
-    again = accounts["account_id"].duplicated()
-    if again.any():
-        what = f"{again.sum():,} of {len(accounts):,} rows repeat an account (first: {accounts.loc[again.idxmax(), 'account_id']})."
-        raise KitError(what, where="accounts", mend="drop the copies; who came back is a lifetime of its own, with its own id.")
-    t = accounts.reset_index(drop=True)
-    t = t.assign(observed_from=t["observed_from"] if "observed_from" in t else t["start_date"], kind=t.get("churn_kind"))
-    t["observed_from"] = t[["start_date", "observed_from"]].max(axis=1)
-    bad = t["start_date"].isna() | (t["end_date"] < t["start_date"])
-    if bad.any():
-        what = f"{bad.sum():,} of {len(t):,} accounts have no start, or end before it (first: {t.loc[bad.idxmax(), 'account_id']})."
-        raise KitError(what, where="accounts", mend="correct the dates.")
-    until = pd.Timestamp(until)
-    t["end_date"] = t["end_date"].where(t["end_date"] < until)
-    left = t["end_date"].notna()
-    t["kind"] = t["kind"].astype(object).where(t["kind"].notna(), "unknown").where(left, None) if "churn_kind" in t else left.map({True: "left", False: None})
-    seen = t["end_date"].fillna(until) > t["observed_from"]
-    return t.loc[seen, ["account_id", *_ACCOUNT_DATES, "kind"]].reset_index(drop=True)
 
 
 def lifetimes(accounts: pd.DataFrame, until, days: float = DAYS) -> pd.DataFrame:
@@ -56,20 +32,23 @@ def lifetimes(accounts: pd.DataFrame, until, days: float = DAYS) -> pd.DataFrame
     accounts : DataFrame with account_id (once each), start_date, end_date (missing while the account stays); optionally observed_from
         (first day on which its leaving would have been seen; by default start_date) and churn_kind
     until : timestamp; what happens from then on is not used
-    days : float, length of the unit of time; 30.4375 gives months, 1 gives days
+    days : float > 0, length of the unit of time; 30.4375 gives months, 1 gives days
 
     Returns
     -------
     DataFrame with account_id, entry and duration (ages, units of `days`), event (1 left, 0 still there) and kind ("left" without
     churn_kind, missing for those still there). Accounts that were never watched (they start at `until` or later, or had left before
-    observed_from) are left out. KitError for repeated accounts and impossible dates
+    observed_from) are left out; who leaves on the very day it came into view gets half a day. KitError for repeated accounts and impossible dates
     """
+    if not days > 0:
+        raise KitError(f"days = {days!r} is no length.", where="days", mend="30.4375 gives months, 1 gives days.")
     t = _dates(accounts, until)
     age = lambda when: (when - t["start_date"]).dt.total_seconds() / 86_400 / days
     event = t["end_date"].notna().astype("int64")
-    kind = pd.Categorical(t["kind"].astype(object), categories=sorted(t["kind"].dropna().unique()))
-    duration = age(t["end_date"].fillna(pd.Timestamp(until)))
-    return pd.DataFrame({"account_id": t["account_id"], "entry": age(t["observed_from"]), "duration": duration, "event": event, "kind": kind})
+    kind = pd.Categorical(t["kind"].astype(object), categories=sorted(t["kind"].dropna().unique(), key=str))
+    entry, duration = age(t["observed_from"]), age(t["end_date"].fillna(_moment(until, "until")))
+    duration = duration.where(duration > entry, entry + 0.5 / days)
+    return pd.DataFrame({"account_id": t["account_id"], "entry": entry, "duration": duration, "event": event, "kind": kind})
 
 # %% ../../nbs/methods/05a_survival.ipynb #spells
 def _floats(values, name: str, n: int | None = None) -> np.ndarray:
@@ -77,7 +56,7 @@ def _floats(values, name: str, n: int | None = None) -> np.ndarray:
     try:
         a = np.asarray(values, dtype=float)
     except (TypeError, ValueError) as e:
-        raise KitError("the values are not numbers.", where=name, mend="give ages as numbers, see `lifetimes`.") from e
+        raise KitError("the values are not numbers.", where=name, mend="give numbers, one per account.") from e
     if a.ndim != 1 or (n is not None and len(a) != n):
         raise KitError(f"shape {a.shape}, but {n or 'n'} values in one column were expected.", where=name, mend="give one per account.")
     if not np.isfinite(a).all():
@@ -88,11 +67,11 @@ def _floats(values, name: str, n: int | None = None) -> np.ndarray:
 
 def _kinds(kind, n: int) -> tuple[np.ndarray, list]:
     """A code for each kind of leaving (-1: still there) and the names; missing, "" and 0 mean still there."""
-    values = pd.Series(kind if isinstance(kind, pd.Series) else np.asarray(kind)).reset_index(drop=True)
+    values = pd.Series(kind if isinstance(kind, pd.Series) else np.atleast_1d(kind)).reset_index(drop=True)
     if len(values) != n:
         raise KitError(f"{len(values):,} values, but {n:,} durations.", where="kind", mend="give one per account.")
     stays = values.isna().to_numpy() | values.astype(object).isin(["", 0]).to_numpy()
-    order = list(values.cat.categories) if isinstance(values.dtype, pd.CategoricalDtype) else sorted(values[~stays].unique())
+    order = list(values.cat.categories) if isinstance(values.dtype, pd.CategoricalDtype) else sorted(values[~stays].unique(), key=str)
     names = [k for k in order if k not in ("", 0)]
     return np.where(stays, -1, pd.Index(names, dtype=object).get_indexer(values.astype(object))), names
 
@@ -128,6 +107,8 @@ def _spells(entry, duration, code: np.ndarray, start: float | None) -> _Spells:
     """Check lives, and cut off what lies before age `start`."""
     duration = _floats(duration, "duration")
     n = len(duration)
+    if len(code) != n:
+        raise KitError(f"{len(code):,} values, but {n:,} durations.", where="event", mend="give one per account.")
     entry = np.full(n, -np.inf) if entry is None else _floats(entry, "entry", n)
     bad = (duration <= entry) | (duration < 0)
     if bad.any():
@@ -167,7 +148,7 @@ def _event_codes(event) -> np.ndarray:
 
 
 def _z(level: float) -> float:
-    if not 0 < level < 1:
+    if not (isinstance(level, (int, float)) and 0 < level < 1):
         raise KitError(f"level = {level!r} is no coverage.", where="level", mend="for instance 0.95.")
     return NormalDist().inv_cdf((1 + level) / 2)
 
@@ -296,12 +277,20 @@ def _area(time: np.ndarray, survival: np.ndarray, origin: float, horizon: float)
     return np.cumsum(pieces[:, ::-1], axis=1)[:, ::-1]
 
 
-def _drawn_curves(s: _Spells, codes: np.ndarray, n_clusters: int, n_boot: int, seed: int, weight: np.ndarray | None = None):
+def _drawn_curves(s: _Spells, codes: np.ndarray, n_clusters: int, n_boot: int, seed: int):
     """Survival (draws, times) of bootstrap draws of clusters, chunk by chunk."""
     code = codes[s.kept]
     for drawn in _draws(n_clusters, n_boot, seed, len(code) + 2 * len(s.time)):
-        w = np.take(drawn, code, axis=1) * (1.0 if weight is None else weight[s.kept])
+        w = np.take(drawn, code, axis=1)
         yield np.cumprod(np.maximum(_stay(s.at_risk(w), s.events(w, 0)), 0), axis=1)
+
+
+def _ends(chunks: Iterable[np.ndarray], level: float) -> np.ndarray:
+    """The two ends of a percentile interval, from chunks of bootstrap draws."""
+    drawn = list(chunks)
+    if not drawn:
+        raise KitError("no draws, no interval.", where="n_boot", mend="give 200 or more.")
+    return np.quantile(np.concatenate(drawn), [(1 - level) / 2, (1 + level) / 2], axis=0)
 
 
 def _too_few(n: int, events: int, min_n: int, min_events: int) -> str:
@@ -311,8 +300,8 @@ def _too_few(n: int, events: int, min_n: int, min_events: int) -> str:
 
 
 def _reaches(s: _Spells, horizon: float, n: np.ndarray, d: np.ndarray) -> None:
-    if not s.origin < horizon:
-        raise KitError(f"horizon {horizon:g} is not after {s.origin:g}.", where="horizon", mend="give an age after the start.")
+    if not (isinstance(horizon, (int, float, np.number)) and s.origin < horizon):
+        raise KitError(f"horizon {horizon!r} is not after {s.origin:g}.", where="horizon", mend="give an age after the start.")
     if horizon > s.exit.max() and not (len(n) and n[-1] == d[-1]):
         mend = "choose an earlier horizon; what lies beyond needs an assumption (see methods.hazard)."
         raise KitError(f"nobody was watched after {s.exit.max():g}, the horizon is {horizon:g}.", where="horizon", mend=mend)
@@ -355,8 +344,7 @@ def restricted_mean(
         low, high = max(area[0] - half, 0.0), min(area[0] + half, horizon - s.origin)
         return Estimate(area[0], low, high, len(s.exit), level, unit)
     drawn = _drawn_curves(s, codes, n_clusters, n_boot, seed)
-    means = np.concatenate([_area(s.time, survival, s.origin, horizon)[:, 0] for survival in drawn])
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    low, high = _ends((_area(s.time, survival, s.origin, horizon)[:, 0] for survival in drawn), level)
     return Estimate(area[0], low, high, len(s.exit), level, unit, f"{units:,} clusters")
 
 # %% ../../nbs/methods/05a_survival.ipynb #aalen_johansen
@@ -383,7 +371,7 @@ def aalen_johansen(entry, duration, kind, start: float | None = None, level: flo
     start to the last age seen. Interval on the scale log(-log(1 - incidence)). Source: Aalen & Johansen (1978); variance: Marubini &
     Valsecchi (1995), section 10.5, which is Greenwood's where there is one kind.
     """
-    code, names = _kinds(kind, len(np.asarray(duration)))
+    code, names = _kinds(kind, np.size(duration))
     s, z = _solid(_spells(entry, duration, code, start)), _z(level)
     one = np.ones((1, len(s.exit)))
     n, by = s.at_risk(one)[0], [s.events(one, k)[0] for k in range(len(names))]
@@ -470,6 +458,23 @@ def _risk_means(s: _Spells, x: np.ndarray, risk: np.ndarray) -> tuple[np.ndarray
         mean += np.where(step < d, left[1:] / left[0] / d, 0.0)
     return mean.T, all_[0], d
 
+# %% ../../nbs/methods/05a_survival.ipynb #cox-features
+def _features(X: pd.DataFrame, s: _Spells) -> np.ndarray:
+    """Features as floats, or a KitError."""
+    try:
+        x, names = X.to_numpy(dtype=float), list(X.columns)
+    except (AttributeError, TypeError, ValueError) as e:
+        raise KitError("not a table of numbers.", where="X", mend="give a DataFrame; words become columns with pandas.get_dummies.") from e
+    if len(x) != len(s.exit) or not names or len(set(names)) < len(names):
+        what = f"{len(x):,} rows and {len(names):,} columns, {len(set(names)):,} of them distinct, for {len(s.exit):,} durations."
+        raise KitError(what, where="X", mend="give one row per life, and one or more features, each once.")
+    bad = [c for c, column in zip(names, x.T) if not np.isfinite(column).all() or np.ptp(column) == 0]
+    if bad:
+        raise KitError(f"{bad[0]!r} has missing values or does not vary.", where="X", mend="fill in what is missing, drop constant columns.")
+    if not (s.code == 0).any():
+        raise KitError("nobody left.", where="event", mend="a regression needs somebody who left; see kaplan_meier.")
+    return x
+
 # %% ../../nbs/methods/05a_survival.ipynb #cox-2
 def cox(X: pd.DataFrame, entry, duration, event, level: float = 0.95) -> CoxFit:
     """Cox's proportional hazards regression with delayed entry.
@@ -486,17 +491,21 @@ def cox(X: pd.DataFrame, entry, duration, event, level: float = 0.95) -> CoxFit:
     `statsmodels.duration.hazard_regression.PHReg`; baseline: Breslow (1974).
     """
     from statsmodels.duration.hazard_regression import PHReg
+    from statsmodels.tools.sm_exceptions import ModelWarning
 
     s, z = _spells(entry, duration, _event_codes(event), None), _z(level)
-    x = X.to_numpy(dtype=float)
-    bad = [c for c, column in zip(X.columns, x.T) if not np.isfinite(column).all() or np.ptp(column) == 0]
-    if bad or len(x) != len(s.exit):
-        what = f"{bad[0]!r} has missing values or does not vary." if bad else f"{len(x):,} rows, but {len(s.exit):,} durations."
-        raise KitError(what, where="X", mend="fill in what is missing, drop constant columns, give one row per life.")
+    x = _features(X, s)
     centre, scale = x.mean(axis=0), x.std(axis=0)
     first = None if entry is None else np.nextafter(np.maximum(s.entry, 0.0), np.inf)  # PHReg has who enters at t at risk at t
-    fit = PHReg(s.exit, (x - centre) / scale, status=(s.code == 0).astype(float), entry=first, ties="efron").fit(disp=0)
-    if not np.isfinite(fit.bse).all():
+    model = PHReg(s.exit, (x - centre) / scale, status=(s.code == 0).astype(float), entry=first, ties="efron")
+    try:
+        with catch_warnings(), np.errstate(all="ignore"):
+            simplefilter("error", ModelWarning)  # what does not converge, or has no inverse, is a warning there and no result here
+            fit = model.fit(disp=0)
+        solved = (fit.bse < 20).all()  # of features in units of their spread: where they part the endings, the likelihood is flat
+    except (np.linalg.LinAlgError, ModelWarning):
+        solved = False
+    if not solved:
         raise KitError("the regression has no solution.", where="X", mend="drop features that repeat others or part the endings completely.")
     beta, covariance = fit.params / scale, fit.cov_params() / np.outer(scale, scale)
     se = np.sqrt(np.diag(covariance))
@@ -519,6 +528,8 @@ TRANSFORMS = ("rank", "identity", "log")
 def _transformed(time: np.ndarray, transform: str) -> np.ndarray:
     if transform not in TRANSFORMS:
         raise KitError(f"{transform!r} is not known.", where="transform", mend=suggest(transform, TRANSFORMS))
+    if transform == "log" and (time <= 0).any():
+        raise KitError("somebody left at age 0, which has no logarithm.", where="transform", mend='use "rank".')
     g = pd.Series(time).rank().to_numpy() if transform == "rank" else np.log(time) if transform == "log" else np.asarray(time, float)
     return g - g.mean()
 
@@ -578,133 +589,4 @@ def plot_proportional(fit: CoxFit, feature: str, unit: str = "months", ax=None):
     ax.axhline(beta, color=COLOURS[0], linestyle="--", linewidth=1.5, label=_("the model's constant"))
     ax.set_ylim(*np.quantile(y, [0.005, 0.995]))
     ax.legend(frameon=True, framealpha=0.9)
-    return ax
-
-# %% ../../nbs/methods/05a_survival.ipynb #censoring-weights
-def _censoring(s: _Spells, times: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Chance of being watched until just before each exit (draws, n), and beyond each of `times` (draws, m).
-
-    At equal times who leaves goes first: those are no longer there to be censored.
-    """
-    gone = _Spells(s.entry, s.exit, np.where(s.code < 0, 0, -1), s.kept, np.unique(s.exit[s.code < 0]), s.origin)
-    same = _Spells(s.entry, s.exit, s.code, s.kept, gone.time, s.origin)
-    watched = np.cumprod(_stay(gone.at_risk(weight) - same.events(weight, 0), gone.events(weight, 0)), axis=1)
-    watched = np.pad(watched, ((0, 0), (1, 0)), constant_values=1.0)
-    return watched[:, np.searchsorted(gone.time, s.exit, side="left")], watched[:, np.searchsorted(gone.time, times, side="right")]
-
-
-def _brier_of(s: _Spells, survival: np.ndarray, times: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Brier scores (draws, times) for weights (draws, n)."""
-    until_exit, until_time = _censoring(s, times, weight)
-    leave = np.divide(weight * (s.code == 0), until_exit, out=np.zeros_like(weight), where=until_exit > 0)
-    total, out = weight.sum(axis=1), np.empty((len(weight), len(times)))
-    for j, t in enumerate(times):
-        p, left, beyond = survival[:, j], s.exit <= t, until_time[:, j]
-        stays = (weight * (~left * (1 - p) ** 2)).sum(axis=1)
-        stays = np.divide(stays, beyond, out=np.zeros_like(stays), where=beyond > 0)
-        out[:, j] = ((leave * (left * p**2)).sum(axis=1) + stays) / total
-    return out
-
-
-def _predicted(survival, times, duration, event) -> tuple[_Spells, np.ndarray, np.ndarray]:
-    s = _spells(None, duration, _event_codes(event), None)
-    times, p = np.atleast_1d(np.asarray(times, dtype=float)), np.asarray(survival, dtype=float)
-    if p.shape != (len(s.exit), len(times)) or not ((p >= -1e-12) & (p <= 1 + 1e-12)).all():
-        what = f"shape {p.shape} or values outside [0, 1], expected probabilities of shape ({len(s.exit)}, {len(times)})."
-        raise KitError(what, where="survival", mend="one row per account, one column per time.")
-    if (np.diff(times) <= 0).any() or times[0] < 0 or times[-1] >= s.exit.max():
-        what = f"they must rise, and end before {s.exit.max():g}, when the last account was seen."
-        raise KitError(what, where="times", mend="choose times at which some are still watched.")
-    return s, times, p
-
-# %% ../../nbs/methods/05a_survival.ipynb #brier_survival
-def brier_survival(survival, times, duration, event, cluster=None, level: float = 0.95, n_boot: int = 500, seed: int = 7) -> pd.DataFrame:
-    """Brier score of predicted survival at each time, where some outcomes are not known yet.
-
-    Parameters
-    ----------
-    survival : array or DataFrame (n, m), predicted chance to be there after each of `times`
-    times : array (m,), rising, counted from the prediction, before the last account was seen
-    duration : array (n,), time from the prediction to the last sight of the account
-    event : array (n,) in {0, 1}; 1: it left then
-    cluster : array of ids (n,), optional; where an account was predicted on several days
-    level : float in (0, 1), coverage
-    n_boot, seed : int, bootstrap draws; the censoring weights are estimated anew in each
-
-    Returns
-    -------
-    DataFrame with time, brier, low, high, reference (the score of one survival curve for all, estimated on these very accounts), skill (share of
-    the reference taken away), at_risk. Censoring must not depend on how long accounts would stay. Source: Graf, Schmoor, Sauerbrei & Schumacher (1999).
-    """
-    s, times, p = _predicted(survival, times, duration, event)
-    _z(level)
-    codes, n_clusters = _codes(cluster, len(s.exit))
-    one = np.ones((1, len(s.exit)))
-    scores = _brier_of(s, p, times, one)[0]
-    drawn = np.concatenate([_brier_of(s, p, times, np.take(w, codes, axis=1)) for w in _draws(n_clusters, n_boot, seed, len(codes))])
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    curve = at(kaplan_meier(None, s.exit, (s.code == 0).astype(int)), times)
-    reference = _brier_of(s, np.tile(curve, (len(s.exit), 1)), times, one)[0]
-    skill = 1 - np.divide(scores, reference, out=np.full(len(times), np.nan), where=reference > 0)
-    watched = [int((s.exit > t).sum()) for t in times]
-    return pd.DataFrame({"time": times, "brier": scores, "low": low, "high": high, "reference": reference, "skill": skill, "at_risk": watched})
-
-# %% ../../nbs/methods/05a_survival.ipynb #integrated_brier
-def integrated_brier(
-    survival, times, duration, event, versus=None, cluster=None, level: float = 0.95, n_boot: int = 500, seed: int = 7, min_n: int = 50,
-    min_events: int = 10,
-) -> Estimate:  # fmt: skip
-    """Brier score averaged over the times, or its difference between two predictions.
-
-    Parameters
-    ----------
-    survival, times, duration, event, cluster, level, n_boot, seed : as in `brier_survival`; at least two times
-    versus : array (n, m), optional; a second prediction: the figure is the first's score minus the second's, on the same draws
-    min_n, min_events : int; with fewer accounts (clusters) or endings there is no figure
-
-    Returns
-    -------
-    Estimate; lower is better, and a difference below 0 says that the first prediction is the better one. Source: Graf et al. (1999).
-    """
-    s, times, p = _predicted(survival, times, duration, event)
-    others = [p] if versus is None else [p, _predicted(versus, times, duration, event)[2]]
-    codes, n_clusters = _codes(cluster, len(s.exit))
-    if len(times) < 2:
-        raise KitError("one time only.", where="times", mend="give two or more, or use brier_survival.")
-    note = _too_few(n_clusters, int((s.code == 0).sum()), max(min_n, 2), min_events)
-    if note:
-        return Estimate(None, None, None, len(s.exit), level, "", note)
-
-    def score(w: np.ndarray) -> np.ndarray:
-        both = [np.trapezoid(_brier_of(s, q, times, w), times, axis=1) / (times[-1] - times[0]) for q in others]
-        return both[0] - (both[1] if versus is not None else 0.0)
-
-    drawn = np.concatenate([score(np.take(w, codes, axis=1)) for w in _draws(n_clusters, n_boot, seed, len(codes))])
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    note = "" if cluster is None else f"{n_clusters:,} clusters"
-    return Estimate(score(np.ones((1, len(s.exit))))[0], low, high, len(s.exit), level, "", note)
-
-# %% ../../nbs/methods/05a_survival.ipynb #plot_brier
-def plot_brier(scores: pd.DataFrame, label: str | None = None, unit: str = "months", ax=None):
-    """Brier score over time since the prediction, beside the curve that treats all accounts alike.
-
-    Parameters
-    ----------
-    scores : DataFrame of `brier_survival`
-    label : str, optional; name of the model
-    unit : str, of the times
-    ax : matplotlib axes, optional
-
-    Returns
-    -------
-    the axes
-    """
-    fresh = ax is None
-    ax = _axes(ax, _("Time since the prediction ({unit})").format(unit=_(unit)), _("Brier score (lower is better)"), _("Predicted survival"))
-    if fresh:
-        ax.plot(scores["time"], scores["reference"], color=INK, linestyle="--", linewidth=1, label=_("one curve for all"))
-    line = ax.plot(scores["time"], scores["brier"], marker="o", markersize=4, label=label or _("model"))[0]
-    ax.fill_between(scores["time"], scores["low"], scores["high"], alpha=0.18, color=line.get_color(), linewidth=0)
-    ax.set_ylim(0, None)
-    ax.legend(frameon=False)
     return ax

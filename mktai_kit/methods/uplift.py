@@ -19,6 +19,34 @@ from .metrics import Estimate, _codes, _column
 from ..settings import KitError, suggest
 from ..settings import gettext as _
 
+# %% ../../nbs/methods/06a_uplift.ipynb #in-order
+def _in_order(given, index: pd.Index | None, where: str):
+    """A Series or frame in the order of `index`, matched by its ids; an array, or what has mere row numbers, by place."""
+    if index is None or not isinstance(given, (pd.Series, pd.DataFrame)) or given.index.equals(index) or len(given) != len(index):
+        return given
+    if index.is_unique and given.index.is_unique and index.isin(given.index).all():
+        return given.reindex(index)
+    if any(i.equals(pd.RangeIndex(len(index))) for i in (index, given.index)):
+        return given
+    what = "its ids are not those of the other columns, or appear twice in another order."
+    raise KitError(what, where=where, mend="give one row per id and the same ids everywhere, or plain arrays in the same order.")
+
+
+def _plain(given, index, where: str):
+    """The same as an array, or, for several actions, a dict of arrays."""
+    if isinstance(given, Mapping):
+        return {a: _plain(v, index, where) for a, v in given.items()}
+    given = _in_order(given, index, where)
+    if isinstance(given, pd.DataFrame):
+        return {a: given[a].to_numpy() for a in given}
+    return given.to_numpy() if isinstance(given, pd.Series) else given
+
+
+def _matched(X=None, **given) -> list:
+    """X and columns of the same rows, these as arrays in the order of the first that has ids."""
+    index = next((g.index for g in (X, *given.values()) if isinstance(g, (pd.Series, pd.DataFrame))), None)
+    return ([] if X is None else [X]) + [_plain(g, index, where) for where, g in given.items()]
+
 # %% ../../nbs/methods/06a_uplift.ipynb #checked
 def _frame(X) -> pd.DataFrame:
     """`X` as a frame of floats; missing values may stay."""
@@ -33,15 +61,24 @@ def _frame(X) -> pd.DataFrame:
     return X.astype(float).rename(columns=str)
 
 
-def _checked(X, y, action, control) -> tuple[pd.DataFrame, np.ndarray, np.ndarray, list]:
-    """X, y, each row's action as a number, and the actions: control first, then by name."""
-    X, y, action = _frame(X), _column(y, "y"), np.asarray(action, dtype=object)
-    if not len(X) == len(y) == len(action):
-        raise KitError(f"{len(X):,} rows in X, {len(y):,} in y, {len(action):,} in action.", where="fit", mend="give all three for the same rows.")
+def _names(action: np.ndarray) -> list:
+    """The actions met, by name."""
     if pd.isna(action).any():
         what = f"{pd.isna(action).sum():,} of {len(action):,} actions are missing."
         raise KitError(what, where="action", mend="write the control's name where nothing was done.")
-    found = sorted(set(action))
+    found = set(action)
+    if len({isinstance(a, str) for a in found}) > 1:
+        raise KitError("some actions are words, others are not.", where="action", mend="turn all of them into words.")
+    return sorted(found)
+
+
+def _checked(X, y, action, control) -> tuple[pd.DataFrame, np.ndarray, np.ndarray, list]:
+    """X, y, each row's action as a number, and the actions: control first, then by name."""
+    X, y, action = _matched(X, y=y, action=action)
+    X, y, action = _frame(X), _column(y, "y"), np.asarray(action, dtype=object)
+    if not len(X) == len(y) == len(action):
+        raise KitError(f"{len(X):,} rows in X, {len(y):,} in y, {len(action):,} in action.", where="fit", mend="give all three for the same rows.")
+    found = _names(action)
     if control not in found:
         raise KitError(f"no row has the control {control!r}.", where="action", mend=suggest(control, found))
     if len(found) < 2:
@@ -115,6 +152,9 @@ class SLearner(_Learner):
 
     def _with_action(self, X: pd.DataFrame, codes) -> pd.DataFrame:
         flags = {f"action={a}": np.broadcast_to(codes == k, len(X)).astype(float) for k, a in enumerate(self.actions_)}
+        taken = [c for c in flags if c in X.columns]
+        if taken:
+            raise KitError(f"there is a feature {taken[0]!r} already.", where="X", mend="rename it: the action itself becomes such a column.")
         return X.assign(**flags)
 
     def fit(self, X, y, action, propensity=None, cluster=None):
@@ -173,6 +213,7 @@ def make_folds(action, folds=5, cluster=None, seed: int = 7) -> np.ndarray:
     -------
     int array (n,). KitError where there are fewer clusters than folds, or where given folds split a cluster
     """
+    action, folds, cluster = _matched(action=action, folds=folds, cluster=cluster)
     action = np.asarray(action, dtype=object)
     codes, n_clusters = _codes(cluster, len(action))
     if not isinstance(folds, (int, np.integer)):
@@ -195,9 +236,9 @@ def make_folds(action, folds=5, cluster=None, seed: int = 7) -> np.ndarray:
 # %% ../../nbs/methods/06a_uplift.ipynb #rows-of
 def _rows(given, rows):
     """Those rows of a propensity or cluster in any of the forms that are taken."""
-    if given is None or isinstance(given, (Mapping, str)):
-        return given
-    return given.iloc[rows] if isinstance(given, (pd.DataFrame, pd.Series)) else np.asarray(given)[rows]
+    if isinstance(given, Mapping):
+        return {a: _rows(v, rows) for a, v in given.items()}
+    return given if np.ndim(given) == 0 else np.asarray(given)[rows]
 
 
 def cross_effects(learner, X, y, action, propensity=None, folds=5, cluster=None, seed: int = 7, sequential: bool = False) -> pd.DataFrame:
@@ -219,6 +260,7 @@ def cross_effects(learner, X, y, action, propensity=None, folds=5, cluster=None,
     DataFrame (n, actions but the control), indexed as X, in the outcome's unit. Source: Chernozhukov et al. (2018); sequential: Wager (2024),
     "Sequential validation of treatment heterogeneity"
     """
+    X, y, action, propensity, folds, cluster = _matched(X, y=y, action=action, propensity=propensity, folds=folds, cluster=cluster)
     X, y, codes, arms = _checked(X, y, action, learner.control)
     action, fold = np.asarray(action, dtype=object), make_folds(action, folds, cluster, seed)
     out = np.full((len(X), len(arms) - 1), np.nan)
@@ -244,6 +286,9 @@ def _given_propensity(given, X: pd.DataFrame, codes: np.ndarray, arms: list) -> 
         lacking = [a for a in arms if a not in given]
         if lacking:
             raise KitError(f"there is none for {lacking[0]!r}.", where="propensity", mend="give one for every action, the control too.")
+        short = [a for a in arms if np.ndim(given[a]) and len(given[a]) != n]
+        if short:
+            raise KitError(f"{len(given[short[0]]):,} probabilities of {short[0]!r} for {n:,} rows.", where="propensity", mend="give one per row.")
         e = np.column_stack([np.broadcast_to(np.asarray(given[a], float), n) for a in arms])
     else:
         taken = _column(given, "propensity")
@@ -292,6 +337,7 @@ def propensities(X, action, given=None, model=None, folds=5, cluster=None, seed:
     `.attrs` says whether it was `estimated` and how many rows were `clipped` at the action they got. Source of the estimate:
     Rosenbaum & Rubin (1983); of the clipping: Crump et al. (2009)
     """
+    X, action, given, folds, cluster = _matched(X, action=action, propensity=given, folds=folds, cluster=cluster)
     X, _y, codes, arms = _checked(X, np.zeros(len(X)), action, control)
     if given is not None:
         e = _given_propensity(given, X, codes, arms)
@@ -320,7 +366,7 @@ def overlap(propensity: pd.DataFrame, action) -> pd.DataFrame:
     DataFrame indexed by action: rows, lowest and median probability among them, and effective_rows, how many equally likely rows would
     carry as much information. Source: Kish (1965)
     """
-    out, action = {}, np.asarray(action, dtype=object)
+    out, action = {}, np.asarray(_in_order(action, propensity.index, "action"), dtype=object)
     for a in propensity.columns:
         e = propensity[a].to_numpy()[action == a]
         out[a] = {"rows": len(e), "lowest": e.min(), "median": np.median(e), "effective_rows": (1 / e).sum() ** 2 / (1 / e**2).sum()}
@@ -378,6 +424,7 @@ class XLearner(_Learner):
 
     def fit(self, X, y, action, propensity=None, cluster=None):
         """Learn from a trial; `propensity` in any form of `propensities`; `cluster` is not needed."""
+        X, y, action, propensity = _matched(X, y=y, action=action, propensity=propensity)
         X, y, codes = self._start(X, y, action)
         arm = [codes == k for k in range(len(self.actions_))]
         outcome, model = [_fit(self.outcome, X[a], y[a]) for a in arm], _effect_model(self.effect_model, self.outcome)
@@ -422,6 +469,7 @@ def dr_scores(X, y, action, propensity=None, outcome=None, folds=5, cluster=None
     `.attrs` is that of `propensities`. Source: Robins, Rotnitzky & Zhao (1994); Robins & Rotnitzky (1995); with cross-fitting:
     Chernozhukov et al. (2018), "Double/debiased machine learning"
     """
+    X, y, action, propensity, folds, cluster = _matched(X, y=y, action=action, propensity=propensity, folds=folds, cluster=cluster)
     X, y, codes, arms = _checked(X, y, action, control)
     action, fold = np.asarray(action, dtype=object), make_folds(action, folds, cluster, seed)
     e = propensities(X, action, propensity, assignment, fold, cluster, seed, control, clip)
@@ -459,7 +507,7 @@ def average_effects(dr: pd.DataFrame, cluster=None, control="nothing", level: fl
     """
     if control not in dr:
         raise KitError(f"there are no scores of {control!r}.", where="control", mend=suggest(control, dr.columns))
-    codes, n_clusters = _codes(cluster, len(dr))
+    codes, n_clusters = _codes(_in_order(cluster, dr.index, "cluster"), len(dr))
     return {a: _mean_estimate((dr[a] - dr[control]).to_numpy(), codes, n_clusters, level, unit, min_n) for a in dr.columns if a != control}
 
 
@@ -533,9 +581,11 @@ class DRLearner(_Learner):
 
     def fit(self, X, y, action, propensity=None, cluster=None):
         """Learn from a trial; `propensity` in any form of `propensities`, `cluster` keeps a customer's rows in one fold."""
+        X, y, action, propensity, folds, cluster = _matched(
+            X, y=y, action=action, propensity=propensity, folds=self.folds, cluster=cluster)
         X, y, _codes_ = self._start(X, y, action)
         self.scores_ = dr_scores(
-            X, y, action, propensity, self.outcome, self.folds, cluster, self.seed, self.control, self.assignment, self.clip)
+            X, y, action, propensity, self.outcome, folds, cluster, self.seed, self.control, self.assignment, self.clip)
         model, base = _effect_model(self.effect_model, self.outcome), self.scores_[self.control]
         self.models_ = [clone(model).fit(X, (self.scores_[a] - base).to_numpy()) for a in self.actions_[1:]]
         return self
@@ -564,4 +614,7 @@ def net_effects(effects: pd.DataFrame, value=1.0, costs: Mapping | None = None) 
     if unknown:
         raise KitError(f"there is no action {unknown[0]!r}.", where="costs", mend=suggest(unknown[0], effects.columns))
     cost = np.array([costs.get(a, 0.0) for a in effects.columns], float)
-    return effects.mul(np.broadcast_to(np.asarray(value, float), len(effects)), axis=0) - cost
+    value = np.asarray(_in_order(value, effects.index, "value"), float)
+    if value.ndim and len(value) != len(effects):
+        raise KitError(f"{len(value):,} values for {len(effects):,} rows.", where="value", mend="give one per row, or one for all.")
+    return effects.mul(np.broadcast_to(value, len(effects)), axis=0) - cost
