@@ -490,3 +490,16 @@ def test_single_features_know_something_and_none_knows_the_future():
     auc = (X.rank()[y].sum() - n1 * (n1 + 1) / 2) / (n1 * n0)
     strength = (auc - 0.5).abs() + 0.5
     assert 0.6 < strength.max() < 0.75
+
+
+def test_many_snapshots_in_one_query_are_each_alone(tables, monkeypatch):
+    days = pd.date_range("2024-06-03", periods=7, freq="7D")
+    whole = af.account_panel(tables, days)
+    monkeypatch.setattr(af, "BATCH", 3 * len(tables["accounts"]))
+    pd.testing.assert_frame_equal(whole, af.account_panel(tables, days), check_exact=True)
+    alone = [af.account_panel(tables, day) for day in days]
+    words = whole.select_dtypes("category").columns
+    rows = pd.concat(alone, ignore_index=True).astype(dict.fromkeys(words, "str"))
+    pd.testing.assert_frame_equal(whole.astype(dict.fromkeys(words, "str")), rows, check_exact=True)
+    with pytest.raises(KitError, match="observed on 1990-01-01"):
+        af.account_panel(tables, ["1990-01-01", *days])

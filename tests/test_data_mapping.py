@@ -199,3 +199,15 @@ def test_paths_in_errors_are_the_users(tmp_path):
     with pytest.raises(KitError) as e:
         read_mapping(tmp_path / "none.yaml")
     assert e.value.where == tmp_path / "none.yaml"
+
+
+def test_rows_stay_rows_where_index_labels_come_twice(tmp_path):
+    given = mapping(
+        tmp_path,
+        "tables: {orders: {columns: {order_id: id, customer_id: who, timestamp: at, amount: vip_amount}, keep: [vip]}}",
+    )
+    own = pd.DataFrame(
+        {"id": [1, 2, 3], "who": [7, 8, 9], "at": pd.Timestamp("2017-03-01"), "vip": ["a", "b", "c"], "vip_amount": 1.0}
+    )
+    twice = apply_mapping(given, {"orders": own.set_index(pd.Index([0, 0, 1]))})["orders"]
+    assert twice.equals(apply_mapping(given, {"orders": own})["orders"]) and twice["vip"].tolist() == ["a", "b", "c"]

@@ -372,3 +372,32 @@ def test_tidy_repairs_by_rule_and_says_so():
     assert set(after["invoices"]["status"].astype(str).unique()) == {"paid", "open", "written off"}
     again, nothing = quality.tidy(after, copies=["usage", "events"])
     assert nothing.empty and all(again[n].equals(after[n]) for n in after)
+
+
+def test_tidy_leaves_out_few_rows_or_none():
+    accounts = pd.DataFrame({"account_id": np.arange(100), "plan": ["team"] * 100})
+    tickets = pd.DataFrame({"ticket_id": np.arange(200), "account_id": np.arange(200) % 100})
+    as_text = tickets.assign(account_id=tickets["account_id"].astype(str))
+    assert len(quality.tidy({"accounts": accounts, "tickets": as_text})[0]["tickets"]) == 200
+    twice = tickets.assign(ticket_id=np.arange(200) // 2)
+    after, log = quality.tidy({"accounts": accounts, "tickets": twice})
+    assert len(after["tickets"]) == 200 and log.empty
+    assert len(quality.tidy({"tickets": twice}, most=0.5)[0]["tickets"]) == 100
+    strange = tickets.assign(account_id=tickets["account_id"].where(tickets.index > 3, -1))
+    after, log = quality.tidy({"tickets": strange, "accounts": accounts})
+    assert len(after["tickets"]) == 196 and log["rows"].tolist() == [4]
+
+
+def test_tidy_takes_no_part_of_a_key_for_the_key():
+    lines = pd.DataFrame({"order_id": [1, 1, 2], "product_id": [5, 6, 5], "quantity": 1})
+    assert len(quality.tidy({"order_lines": lines})[0]["order_lines"]) == 3
+    nameless = pd.DataFrame({"ticket_id": pd.array([1, None, None, None], dtype="Int64"), "account_id": [1, 2, 3, 4]})
+    assert len(quality.tidy({"tickets": nameless})[0]["tickets"]) == 4
+
+
+def test_tidy_follows_rows_that_were_left_out():
+    lines = pd.DataFrame({"order_id": np.arange(100), "line": 1, "quantity": 1})
+    orders = pd.DataFrame({"order_id": np.arange(100), "customer_id": [*range(99), 999]})
+    customers = pd.DataFrame({"customer_id": np.arange(100)})
+    after, log = quality.tidy({"order_lines": lines, "orders": orders, "customers": customers})
+    assert len(after["orders"]) == len(after["order_lines"]) == 99 and log["rows"].tolist() == [1, 1]

@@ -329,7 +329,7 @@ def programme(seed, effect, n, share, noise=500.0):
 
 
 def test_stop_rule_reads_without_bias_and_as_published():
-    rule = StopRule(0.2, expected_n=1000, first=50)
+    rule = StopRule(0.2, expected_n=1000, first=50, each=1)
     ends = [rule.path(*programme(s, -40, 600, 0.2)).iloc[-1] for s in range(400)]
     values = np.array([e["value"] for e in ends])
     assert abs(values.mean() + 40) < 4 * values.std() / 20
@@ -487,3 +487,94 @@ def test_uplift_beats_risk_and_its_interval_holds():
 def test_nobody_where_nothing_works():
     runs = [through_a_world(seed, "null") for seed in range(1, 7)]
     assert sum(name == "nobody" for *_rest, name in runs) >= 5
+
+
+# ids
+
+
+def test_series_by_id_may_come_in_any_order():
+    rng = np.random.default_rng(3)
+    ids = pd.Index([f"c{i:03}" for i in range(300)])
+    dr = pd.DataFrame(rng.normal(size=(300, 3)), ids, ["nothing", *ACTIONS])
+    plan, who = pd.Series(rng.choice(ACTIONS, 300), ids), pd.Series(rng.integers(0, 100, 300), ids)
+    mix = lambda v: v.sample(frac=1, random_state=1)
+    value = P.programme_value(plan, dr, cluster=who, n_boot=100)
+    assert P.programme_value(mix(plan), dr, cluster=mix(who), n_boot=100) == value
+    assert P.programme_value(plan.to_numpy(), dr, cluster=who.to_numpy(), n_boot=100) == value, "arrays by place"
+    kept, paid = pd.Series(rng.integers(0, 2, 300), ids), pd.Series(rng.random(300), ids)
+    assert P.months_gained(kept, mix(paid)) == P.months_gained(kept, paid)
+    rule, treated = StopRule(0.3, first=20, each=20), pd.Series(rng.random(300) < 0.7, ids)
+    assert rule.check(treated, mix(paid)) == rule.check(treated, paid)
+    with pytest.raises(KitError, match="appear twice"):
+        P.programme_value(P.same_mix(plan).iloc[[0, 0]], dr)
+
+
+def test_a_series_without_the_ids_is_refused():
+    for ids in (
+        pd.Index(["a", "b", "c"]),
+        pd.Index([1, 2, 3]),
+    ):  # the second overlaps with the row numbers, one place off
+        for name in ("consent", "last_contact_days"):
+            with pytest.raises(KitError, match="not those of the accounts"):
+                P.eligible(ids, ["call"], quiet_days=5 if name != "consent" else 0, **{name: pd.Series([1, 0, 1])})
+    assert not P.eligible(pd.Index(["a"]), ["call"], consent=pd.Series(dtype=bool)).to_numpy().any(), "nobody answered"
+
+
+def test_answers_and_days_in_other_shapes():
+    ids = pd.Index(["a", "b", "c"])
+    for said in ([True, None, np.nan], [1.0, np.nan, 0.0], pd.array([True, None, False], dtype="boolean")):
+        assert P.eligible(ids, ["call"], consent=pd.Series(said, ids))["call"].tolist() == [True, False, False]
+    for days in (pd.to_timedelta([5, 90, None], unit="D"), pd.array([5, 90, None], dtype="Int64")):
+        assert P.eligible(ids, ["call"], last_contact_days=pd.Series(days, ids), quiet_days=30)["call"].tolist() == [
+            False,
+            True,
+            True,
+        ]
+    with pytest.raises(KitError, match="neither true, false"):
+        P.eligible(ids, ["call"], consent=["yes", "no", "no"])
+    for wrong in (["x", "y", "z"], pd.to_datetime(["2024-01-01"] * 3)):
+        with pytest.raises(KitError, match="not days"):
+            P.eligible(ids, ["call"], last_contact_days=wrong, quiet_days=30)
+
+
+def test_a_difference_in_which_a_learnt_programme_takes_part_is_wider_throughout():
+    rng = np.random.default_rng(4)
+    dr = pd.DataFrame(rng.normal(size=(400, 2)), columns=["nothing", "call"])
+    some = pd.Series(np.where(np.arange(400) < 100, "call", "nothing"))
+    plans = {"all": "call", "some": some}
+    plain, wide = (
+        P.compare_programmes(plans, dr, learnt=names, n_boot=200).loc["some", "versus"] for names in ([], ["some"])
+    )
+    assert wide.value == plain.value and wide.high - wide.low == pytest.approx(P.LEARNT * (plain.high - plain.low))
+
+
+def test_a_negative_minimum_means_the_same_with_and_without_a_budget():
+    effects = gains(5, n=30)
+    free = P.assign(effects, minimum=-5.0)
+    assert (
+        P.assign(effects, 1.0 * (effects == effects) + 0.0, budget=1e6, minimum=-5.0).equals(free)
+        and (free != "nothing").sum() > 0
+    )
+
+
+def test_stop_rule_waits_for_both_groups_and_keeps_its_level_where_profits_are_lopsided():
+    rule, wrong = StopRule(0.1), 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        treated, profit = rng.random(3000) > 0.1, rng.lognormal(0, 1.2, 3000)
+        wrong += rule.check(treated, profit).verdict != "continue"
+    assert wrong <= 7, "of 60; 4 to 5 in a hundred are expected"
+    assert (~treated[: rule.path(treated, profit).index[0]]).sum() == rule.each
+    with pytest.raises(KitError, match="true or false"):
+        rule.check([True, None] * 300, np.ones(600))
+
+
+def test_small_refusals():
+    table = P.compare_programmes(
+        {"nobody": "nothing", "all": "call"}, pd.DataFrame(np.eye(60, 2), columns=["nothing", "call"])
+    )
+    with pytest.raises(KitError, match="no gain against nobody"):
+        P.recommend(table, column="versus")
+    for ids in (pd.MultiIndex.from_tuples([(1, 2)]), pd.to_datetime(["2024-01-01"])):
+        with pytest.raises(KitError, match="ids"):
+            P.holdout(ids, 0.1)

@@ -201,8 +201,9 @@ def test_pick_takes_the_best_and_its_gain():
     dr = pd.DataFrame({"nothing": [1.0, 1.0], "call": [2.0, 3.0], "gift": [5.0, 9.0]}, index=[7, 9])
     picked = Q.pick(effects, dr)
     assert list(picked["action"]) == ["gift", "call"] and list(picked["gain"]) == [4.0, 2.0]
+    assert Q.pick(effects, dr.loc[[9, 7]]).equals(picked), "matched by id"
     with pytest.raises(KitError, match="different rows"):
-        Q.pick(effects, dr.loc[[9, 7]])
+        Q.pick(effects, dr.loc[[9]])
 
 
 def test_targeting_ends_at_the_average():
@@ -267,3 +268,43 @@ def test_plots():
     few = {"a": Estimate(1, 0.5, 1.5, 100, unit="EUR"), "b": Estimate(None, None, None, 3, note="not enough data")}
     assert "EUR" in U.plot_effects(few).get_xlabel()
     plt.close("all")
+
+
+def test_series_by_id_may_come_in_any_order():
+    rng = np.random.default_rng(2)
+    n = 300
+    ids = pd.Index([f"c{i:03}" for i in range(n)])
+    y, score, other = (pd.Series(rng.normal(size=n), ids) for _ in range(3))
+    action, fold = pd.Series(rng.choice(["nothing", "a"], n), ids), pd.Series(rng.integers(0, 3, n), ids)
+    who, e = pd.Series(rng.integers(0, 200, n), ids), pd.Series(rng.uniform(0.3, 0.5, n), ids)
+    mix = lambda v: v.sample(frac=1, random_state=1)
+    given = dict(propensity=e, cluster=who, fold=fold)
+    shuffled = {k: mix(v) for k, v in given.items()}
+    for f in (Q.qini, Q.auuc, Q.uplift_at_k):
+        right = f(y, score, action, versus=other, **given, **FAST)
+        assert f(y, mix(score), mix(action), versus=mix(other), **shuffled, **FAST) == right
+    pd.testing.assert_frame_equal(
+        Q.qini_curve(y, mix(score), mix(action), **shuffled, **FAST), Q.qini_curve(y, score, action, **given, **FAST)
+    )
+    pair, mixed = dict(cluster=who, fold=fold), dict(cluster=mix(who), fold=mix(fold))
+    assert Q.gates(score, mix(y), **mixed)["effect"].tolist() == Q.gates(score, y, **pair)["effect"].tolist()
+    assert Q.blp(score, mix(y), **mixed) == Q.blp(score, y, **pair)
+    assert Q.targeting_area(score, mix(y), versus=mix(other), **mixed, **FAST) == Q.targeting_area(
+        score, y, versus=other, **pair, **FAST
+    )
+    dr = pd.DataFrame({"nothing": y, "a": other})
+    assert Q.pick(dr[["a"]], mix(dr)).equals(Q.pick(dr[["a"]], dr))
+    with pytest.raises(KitError, match="not those of the other columns"):
+        Q.gates(score, y.rename({"c000": "stranger"}))
+
+
+def test_bad_groups_folds_and_actions():
+    score = np.arange(10.0)
+    for groups in (0, 1, 2.5):
+        with pytest.raises(KitError, match="groups"):
+            Q.gates(score, score, groups)
+    for fold in (np.zeros(9), [0.0, np.nan] * 5):
+        with pytest.raises(KitError, match="one fold number per row"):
+            Q.blp(score, score, fold=fold, min_n=5)
+    with pytest.raises(KitError, match="actions are missing"):
+        Q.qini(score, score, ["nothing", None] * 5)

@@ -301,3 +301,45 @@ def test_the_work_is_fast_enough():
     start = time.process_time()
     U.dr_scores(X, y, action, dict.fromkeys(["nothing", "call", "gift"], 1 / 3))
     assert time.process_time() - start < 5
+
+
+def test_series_by_id_may_come_in_any_order():
+    rng = np.random.default_rng(2)
+    n, arms = 240, ["nothing", "a", "b"]
+    ids = pd.Index([f"c{i:03}" for i in range(n)])
+    X, y = pd.DataFrame(rng.normal(size=(n, 2)), ids, list("uv")), pd.Series(rng.normal(size=n), ids)
+    action, who = pd.Series(rng.choice(arms, n), ids), pd.Series(rng.integers(0, 90, n), ids)
+    chances = pd.DataFrame(rng.dirichlet([5, 5, 5], n), ids, arms)
+    taken = pd.Series(chances.to_numpy()[np.arange(n), chances.columns.get_indexer(action)], ids)
+    mix, plain = (lambda v: v.sample(frac=1, random_state=1)), LinearRegression()
+    fold = pd.Series(U.make_folds(action, 3, who), ids)
+    for e in (chances, taken, dict(chances.items())):
+        shuffled = {a: mix(v) for a, v in e.items()} if isinstance(e, dict) else mix(e)
+        given = dict(folds=mix(fold), cluster=mix(who))
+        for learner in (U.SLearner(plain), U.XLearner(plain), U.DRLearner(plain, folds=2)):
+            right = U.cross_effects(learner, X, y, action, e, fold, who)
+            pd.testing.assert_frame_equal(U.cross_effects(learner, X, mix(y), mix(action), shuffled, **given), right)
+        right = U.dr_scores(X, y, action, e, plain, fold, who)
+        pd.testing.assert_frame_equal(U.dr_scores(X, mix(y), mix(action), shuffled, plain, **given), right)
+        assert U.average_effects(right, mix(who)) == U.average_effects(right, who)
+    assert U.net_effects(right, mix(y)).equals(U.net_effects(right, y))
+    odd = rng.permutation(n)  # row labels that X, an array, knows nothing of: by place
+    by_place = U.dr_scores(X.to_numpy(), y.set_axis(odd), action.set_axis(odd), taken.set_axis(odd), plain, 3)
+    np.testing.assert_array_equal(
+        by_place, U.dr_scores(X.to_numpy(), y.to_numpy(), action.to_numpy(), taken.to_numpy(), plain, 3)
+    )
+
+
+def test_rows_that_cannot_be_matched_are_refused():
+    X, y, action = pd.DataFrame({"u": range(6)}, list("abcdef")), np.arange(6.0), np.array(["nothing", "a"] * 3)
+    for ids in ("abcdeg", "aabbcc"):
+        with pytest.raises(KitError, match="not those of the other columns"):
+            U.TLearner(LinearRegression()).fit(X, pd.Series(y, list(ids)), action)
+    with pytest.raises(KitError, match="3 probabilities of 'a'"):
+        U.propensities(X, action, {"nothing": 0.5, "a": [0.5] * 3})
+    with pytest.raises(KitError, match="words"):
+        U.dr_scores(X, y, np.array([0, "a"] * 3, dtype=object), control=0)
+    with pytest.raises(KitError, match="a feature 'action=a' already"):
+        U.SLearner(LinearRegression()).fit(X.rename(columns={"u": "action=a"}), y, action)
+    with pytest.raises(KitError, match="2 values for 6 rows"):
+        U.net_effects(X, [1.0, 2.0])

@@ -174,7 +174,7 @@ def changed_run(made, folder, **change):
         ({"recipe": "os.system"}, "no recipe"),
         ({"threshold": "0.1"}, "no chance"),
         ({"calibration": {"intercept": 0.5, "slope": 1}}, "computes other chances"),
-        ({"columns": ["a"]}, "not those of the trees"),
+        ({"columns": ["a"]}, "over the columns of the model"),
     ],
 )
 def test_changed_runs_are_refused(made, tmp_path, change, said):
@@ -197,6 +197,80 @@ def test_trees_that_are_not_those_of_the_run(made, tmp_path):
         load_scorer(tmp_path / "none", "saas")
 
 
+def bent(raw, name, value, kind=b"[$l#L", width=4):
+    """The trees with the first number of the first list of that name changed."""
+    at = raw.index(name + kind) + len(name + kind) + 8
+    return raw[:at] + value.to_bytes(width, "big", signed=True) + raw[at + width :]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda raw: bent(
+            raw, b"left_children", 10**6
+        ),  # a node that is not there: xgboost would read beyond its memory
+        lambda raw: bent(raw, b"left_children", 0),  # a tree that never ends
+        lambda raw: bent(raw, b"right_children", -2),
+        lambda raw: bent(raw, b"split_indices", 10**6),  # a column that is not there
+        lambda raw: raw.replace(b"iteration_indptr[#L" + bytes(7), b"iteration_indptr[#L" + b"\x7f" + bytes(6)),
+        lambda raw: raw[: len(raw) // 2],
+        lambda raw: raw + b"}",
+        lambda raw: raw.replace(b"gbtree", b"dart__"),
+        lambda raw: b"{" * 5000,
+        lambda raw: b"\x80\x04cos\nsystem\n",
+    ],
+)
+def test_bent_trees_with_a_fitting_hash_never_reach_xgboost(made, tmp_path, monkeypatch, change):
+    shutil.copytree(made.run, tmp_path / "run")
+    trees, spec = tmp_path / "run" / "model" / "churn.ubj", tmp_path / "run" / "model" / "preprocessing.json"
+    raw = change(trees.read_bytes())
+    assert raw != trees.read_bytes()
+    trees.write_bytes(raw)
+    own = {**made.spec, "model": {**made.spec["model"], "sha256": hashlib.sha256(raw).hexdigest()}}
+    spec.write_text(json.dumps(own))
+    monkeypatch.setattr(xgboost.Booster, "load_model", None)
+    with pytest.raises(KitError, match="no trees of a classifier"):
+        load_scorer(tmp_path / "run", "saas")
+
+
+def test_sound_trees_of_all_kinds_pass(made):
+    y = made.model.predict(made.X)
+    y[:40] = 1
+    for options in (
+        {"gamma": 2.0},
+        {"grow_policy": "lossguide", "max_leaves": 9},
+        {"max_depth": 1},
+        {"tree_method": "exact"},
+    ):
+        model = xgboost.XGBClassifier(n_estimators=9, n_jobs=1, **options).fit(made.X, y)
+        assert module._sound(bytes(model.get_booster().save_raw("ubj")), list(made.X.columns)), options
+
+
+@pytest.mark.parametrize(
+    "part, value",
+    [
+        ("labels", []), ("levels", {"plan": 3}), ("weights", None), ("model", "churn"), ("recipe", []), ("columns", "abc"),
+        ("probe", {"rows": [], "chance": []}), ("reference", {}), ("units", "abc"), ("feeds", ["sales"]),
+        ("purposes", {"score": [], "act": 3}), ("trained_until", "2025-99-99"), ("quiet_weeks", 10**12),
+    ],
+)  # fmt: skip
+def test_each_part_of_the_spec_is_looked_at(made, tmp_path, part, value):
+    shutil.copytree(made.run, tmp_path / "run")
+    (tmp_path / "run" / "model" / "preprocessing.json").write_text(json.dumps({**made.spec, part: value}))
+    with pytest.raises(KitError):
+        load_scorer(tmp_path / "run", "saas")
+
+
+def test_words_lost_and_words_gained(made, variant, tmp_path):
+    accounts = made.tables["accounts"]
+    with pytest.raises(KitError, match="cannot be made: plan"):
+        score("saas", variant(accounts=accounts.drop(columns="plan")), made.run, DAY, out=tmp_path / "a")
+    spec = {**made.spec, "levels": {c: v for c, v in made.spec["levels"].items() if c != "plan"}}
+    scorer = module.Scorer({**spec, "columns": [c for c in spec["columns"] if not c.startswith("plan=")]}, None)
+    panel = features.account_panel(made.known, ["2025-04-01"])
+    assert list(module._encoded(scorer, panel)) == scorer.spec["columns"]
+
+
 # ---- the tables
 
 
@@ -213,9 +287,9 @@ def test_csv_parquet_and_mapping_give_the_same(made, tmp_path):
         "      monthly_amount: {from: monthly_amount, unit: cents}\n"
     )
     parquet, _ = read_tables(made.data)
-    csv, copies = read_tables(tmp_path / "csv")
+    csv, repaired = read_tables(tmp_path / "csv")
     mapped, _ = read_tables(tmp_path / "own", tmp_path / "own" / "map.yaml")
-    assert copies["accounts"] > 0 and set(csv) == set(names)
+    assert repaired.set_index("table")["rows"]["accounts"] > 0 and set(csv) == set(names)
     for name in names:
         a, b = (t[name].reset_index(drop=True).astype(object).fillna("") for t in (parquet, csv))
         assert (a.astype(str) == b[a.columns].astype(str)).all().all(), name
@@ -232,6 +306,18 @@ def test_all_violations_in_one_message(made, variant):
     with pytest.raises(ContractError) as e:
         score("saas", bad, made.run, DAY)
     assert {"accounts", "tickets", "invoices"} <= {v.table for v in e.value.violations} and e.value.code == 2
+
+
+def test_few_copies_and_strangers_are_left_out_and_more_are_refused(made, variant):
+    tickets = made.tables["tickets"].drop_duplicates("ticket_id")
+    tickets = tickets[tickets["account_id"].isin(made.tables["accounts"]["account_id"])]
+    some = len(tickets) // 150
+    strange = tickets.assign(account_id=tickets["account_id"].where(np.arange(len(tickets)) >= some, -1))
+    tables, repaired = read_tables(variant(tickets=strange))
+    assert len(tables["tickets"]) == len(tickets) - some and some in repaired["rows"].tolist()
+    many = tickets.assign(account_id=tickets["account_id"].where(np.arange(len(tickets)) >= 5 * some, -1))
+    with pytest.raises(ContractError, match="known in accounts"):
+        read_tables(variant(tickets=many))
 
 
 def test_folders_that_cannot_be_read(made, tmp_path):
@@ -253,7 +339,7 @@ def test_folders_that_cannot_be_read(made, tmp_path):
 # ---- time
 
 
-@pytest.mark.parametrize("day", ["yesterday", "2025-02-30", "2025-9-1", "2025-09-01T10:00", 20250901])
+@pytest.mark.parametrize("day", ["yesterday", "2025-02-30", "2025-9-1", "2025-09-01T10:00", 20250901, "２０25-09-01"])
 def test_days_that_are_none(made, day):
     with pytest.raises(KitError, match="as-of"):
         score("saas", made.data, made.run, day)
@@ -464,6 +550,20 @@ def test_folders_with_something_else(tmp_path):
     with pytest.raises(KitError, match="alerts.json"):
         module._lists(tmp_path, "c")
     assert module._lists(tmp_path / "none", "c") == {}
+
+
+def test_records_that_say_nothing_of_their_files(made, listed, tmp_path):
+    shutil.copytree(listed.folder.parent, tmp_path / "lists")
+    path = tmp_path / "lists" / DAY / "alerts.json"
+    record = json.loads(path.read_text())
+    for files in ({}, [], None, {**record["files"], "../secret": ""}):
+        path.write_text(json.dumps({**record, "files": files}))
+        with pytest.raises(KitError, match="changed after"):
+            score("saas", made.data, made.run, "2025-09-08", out=tmp_path / "lists")
+    shutil.rmtree(path.parent)
+    (tmp_path / "lists" / "2025-13-45").mkdir()
+    with pytest.raises(KitError, match="calendar"):
+        score("saas", made.data, made.run, DAY, out=tmp_path / "lists")
 
 
 def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):

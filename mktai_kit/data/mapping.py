@@ -233,6 +233,7 @@ def _map_table(mapping: Mapping, table: str, source: object) -> pd.DataFrame:
         n = list(frame.columns).count(name)
         mend = "rename all but one." if n else suggest(name, frame.columns)
         _must(n == 1, f"the source has {n or 'no'} column{'s' * (n > 1)} {name!r}.", where, mend)
+    frame = frame.reset_index(drop=True)  # rows are put side by side by their place; a label may come twice
     columns = {
         n: _map_column(known[n], spec, frame, entry["read"], f"{where}, column {n}") for n, spec in specs.items()
     }

@@ -552,7 +552,7 @@ def by_dimension(findings: pd.DataFrame) -> pd.DataFrame:
     counts = counts.reindex(index=list(DIMENSIONS), columns=list(SEVERITIES), fill_value=0).fillna(0).astype("int64")
     return counts.assign(meaning=pd.Series(DIMENSIONS)).rename_axis(index="dimension", columns=None)
 
-# %% ../../nbs/data/05_quality.ipynb #tidy
+# %% ../../nbs/data/05_quality.ipynb #tidy-parts
 def _one_spelling(s: pd.Series) -> tuple[pd.Series, int]:
     """Categories that differ by capitals or spaces alone, as they are mostly written; and how many rows changed."""
     counts = s.value_counts()
@@ -567,11 +567,23 @@ def _one_spelling(s: pd.Series) -> tuple[pd.Series, int]:
     return text.astype("category"), int(counts[list(changes)].sum())
 
 
-def _tidied(name: str, frame: pd.DataFrame, copies: bool) -> Iterator[tuple[str, pd.DataFrame, int]]:
+def _few(rows: np.ndarray, most: float) -> np.ndarray:
+    """The rows to leave out, if they are few; else none."""
+    return rows if rows.sum() <= max(1, most * len(rows)) else np.zeros(len(rows), bool)
+
+
+def _again(contract: contracts.Contract, frame: pd.DataFrame, copies: bool, most: float) -> np.ndarray:
+    """Rows that were given before; a key of which a part is missing tells nothing."""
+    if contract.key and set(contract.key) <= set(frame.columns):
+        key = list(contract.key)
+        return _few((frame.duplicated(key) & frame[key].notna().all(axis=1)).to_numpy(), most)
+    return frame.duplicated().to_numpy() if copies else np.zeros(len(frame), bool)
+
+
+def _tidied(name: str, frame: pd.DataFrame, copies: bool, most: float) -> Iterator[tuple[str, pd.DataFrame, int]]:
     """One table after each repair of its own: what was done, the table, the rows touched."""
     contract = contracts.TABLES[name]
-    key = [c for c in contract.key if c in frame.columns]
-    again = frame.duplicated(key or None) if key or copies else pd.Series(False, index=frame.index)
+    again = _again(contract, frame, copies, most)
     yield _("given twice: the first row is kept"), frame[~again], int(again.sum())
     out, touched = frame[~again], 0
     for c in contract.columns.values():
@@ -580,14 +592,16 @@ def _tidied(name: str, frame: pd.DataFrame, copies: bool) -> Iterator[tuple[str,
             out, touched = (out.assign(**{c.name: s}), touched + n) if n else (out, touched)
     yield _("another spelling of a category: the usual one is put"), out, touched
 
-
-def tidy(tables: dict[str, pd.DataFrame], copies: Iterable[str] = ()) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
+# %% ../../nbs/data/05_quality.ipynb #tidy
+def tidy(tables: dict[str, pd.DataFrame], copies: Iterable[str] = (), most: float = 0.1) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
     """Tables after repairs by stated rules, and what was repaired.
 
     Parameters
     ----------
     tables : dict of table name to DataFrame
     copies : names of tables without a key in which two equal rows cannot both be true, such as weekly sums
+    most : float in [0, 1], share of a table's rows up to which rows with a key given before, or with an id that nobody knows, are left out; where
+        there are more (and more than one), they stay, and `contracts.validate_all` says so
 
     Returns
     -------
@@ -595,12 +609,15 @@ def tidy(tables: dict[str, pd.DataFrame], copies: Iterable[str] = ()) -> tuple[d
     """
     out, log = dict(tables), []
     for name in [n for n in tables if n in contracts.TABLES]:
-        for repair, frame, rows in _tidied(name, out[name], name in set(copies)):
+        for repair, frame, rows in _tidied(name, out[name], name in set(copies), most):
             out[name] = frame
             log.append((name, repair, rows))
-    for table, column, other in contracts.references(out):
-        lost = contracts.orphans(out, table, column)
-        out[table] = out[table][~lost]
-        log.append((table, _("{0} not known in {1}: left out").format(column, other), int(lost.sum())))
+    left = -1
+    while left != sum(map(len, out.values())):  # rows about rows that were left out are left out, too
+        left = sum(map(len, out.values()))
+        for table, column, other in contracts.references(out):
+            lost = _few(contracts.orphans(out, table, column), most)
+            out[table] = out[table][~lost]
+            log.append((table, _("{0} not known in {1}: left out").format(column, other), int(lost.sum())))
     log = pd.DataFrame(log, columns=["table", "repair", "rows"])
     return {n: f.reset_index(drop=True) for n, f in out.items()}, log[log["rows"] > 0].reset_index(drop=True)

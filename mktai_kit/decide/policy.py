@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from ..methods.metrics import Estimate
+from ..methods.metrics import Estimate, _codes, _draws
 from ..settings import KitError
 from ..settings import gettext as _
 
@@ -161,11 +161,9 @@ def bootstrap_sums(values, cluster, n_boot: int = 1000, seed: int = 7) -> np.nda
     -------
     float array (n_boot, k)
     """
-    code, names = pd.factorize(np.asarray(cluster), sort=True)
-    sums = np.zeros((len(names), np.shape(values)[1]))
-    np.add.at(sums, code, np.asarray(values, float))
-    weights = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=n_boot)
-    return weights @ sums
+    code, n = _codes(cluster, len(values))
+    sums = np.column_stack([np.bincount(code, column, n) for column in np.asarray(values, float).T])
+    return np.concatenate([drawn @ sums for drawn in _draws(n, n_boot, seed, n)])
 
 
 def _estimate(value: float, draws: np.ndarray, n: int, unit: str, level: float) -> Estimate:

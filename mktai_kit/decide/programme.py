@@ -19,7 +19,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 
 from .policy import bootstrap_sums
 from ..methods.metrics import Estimate
-from ..methods.uplift import net_effects
+from ..methods.uplift import _in_order, _matched, net_effects
 from ..settings import KitError, suggest
 from ..settings import gettext as _
 
@@ -37,7 +37,9 @@ def months_gained(kept, months_paid) -> float:
     float, months. It takes an account saved by an action to be like one that stayed by itself: an assumption of the ranking, never of
     the value, which `programme_value` takes from profits
     """
-    kept, months = np.asarray(kept, float), np.asarray(months_paid, float)
+    kept, months = (np.asarray(v, float) for v in _matched(kept=kept, months_paid=months_paid))
+    if kept.shape != months.shape or not np.isfinite(months).all():
+        raise KitError("months are missing, or not one per account.", where="months_gained", mend="give both for the same rows, without gaps.")
     if not np.isin(kept, (0, 1)).all() or not 0 < kept.mean() < 1:
         raise KitError("kept must be 0 or 1, with some of both.", where="months_gained", mend="give the trial's rows, those who left too.")
     return float(months[kept == 1].mean() - months[kept == 0].mean())
@@ -67,9 +69,15 @@ def money_effects(effects: pd.DataFrame, monthly_margin, months: float = 1.0, co
 def _aligned(given, index: pd.Index, where: str) -> np.ndarray:
     """Values for each id of `index`: a Series is matched by its ids (missing where it has none), an array by place."""
     if isinstance(given, pd.Series):
-        if not given.index.is_unique and not given.index.equals(index):
+        if given.index.equals(index):
+            return given.to_numpy()
+        if not given.index.is_unique:
             raise KitError("ids appear twice.", where=where, mend="give one row per account.")
-        return given.to_numpy() if given.index.equals(index) else given.reindex(index).to_numpy()
+        known, counted = index.isin(given.index), given.index.equals(pd.RangeIndex(len(index)))
+        if len(given) and len(index) and (not known.any() or (counted and not known.all())):
+            mend = "index the Series by id (`set_index`), or give an array in the order of the accounts."
+            raise KitError("its ids are not those of the accounts.", where=where, mend=mend)
+        return given.reindex(index).to_numpy()
     given = np.asarray(given)
     if given.ndim and len(given) != len(index):
         raise KitError(f"{len(given):,} values for {len(index):,} accounts.", where=where, mend="give one per account, or a Series by id.")
@@ -101,7 +109,7 @@ def cost_table(costs: Mapping | pd.DataFrame | None, effects: pd.DataFrame) -> p
 
 # %% ../../nbs/decide/02_programme.ipynb #shared-effects
 class CrossedActions(TransformerMixin, BaseEstimator):
-    """Features, features x contacted, features x each action: the columns that `SLearner` hands over, crossed.
+    """Features, and features x each action, the control too: the columns that `SLearner` hands over, crossed.
 
     Parameters
     ----------
@@ -109,7 +117,8 @@ class CrossedActions(TransformerMixin, BaseEstimator):
 
     Notes
     -----
-    Missing values become the median, long tails are tamed by a signed logarithm, and everything is brought to one scale.
+    Missing values become the median, long tails are tamed by a signed logarithm, and everything is brought to one scale. What all actions have in
+    common, that they are a contact, is what the control has not: under a lasso it costs one coefficient, the control's, and not one per action.
     """
 
     def __init__(self, prefix="action="):
@@ -139,10 +148,7 @@ class CrossedActions(TransformerMixin, BaseEstimator):
         base, flags = self._split(X)
         Z = ((self._tamed(base.fillna(self.median_)) - self.mean_) / self.scale_).clip(-4, 4).to_numpy()
         with_one = np.column_stack([np.ones(len(Z)), Z])
-        layers = [flags[:, [k]] * with_one for k in range(flags.shape[1])]
-        if flags.shape[1] > 1:
-            layers.insert(0, flags.max(axis=1, keepdims=True) * with_one)
-        return np.column_stack([Z, *layers])
+        return np.column_stack([Z, *(flags[:, [k]] * with_one for k in range(flags.shape[1]))])
 
 # %% ../../nbs/decide/02_programme.ipynb #shared-effects-model
 def shared_effects(C: float = 0.1, seed: int = 7):
@@ -164,6 +170,26 @@ def shared_effects(C: float = 0.1, seed: int = 7):
     # The coordinate descent of liblinear penalises the intercept a little; a large scale makes that nothing.
     lasso = LogisticRegression(C=C, l1_ratio=1.0, solver="liblinear", intercept_scaling=10.0, max_iter=1000, random_state=seed)
     return make_pipeline(CrossedActions(), lasso)
+
+# %% ../../nbs/decide/02_programme.ipynb #yes
+def _yes(given: np.ndarray) -> np.ndarray:
+    """True where the answer is yes; missing means no."""
+    try:
+        return pd.array(given, dtype="boolean").fillna(False).to_numpy(dtype=bool)
+    except (TypeError, ValueError) as e:
+        raise KitError("an answer is neither true, false nor missing.", where="consent", mend="turn words into True and False.") from e
+
+
+def _days(given: np.ndarray) -> np.ndarray:
+    """Numbers of days, NaN where missing; spans of time are counted in days."""
+    if given.dtype.kind == "m":
+        return given / np.timedelta64(1, "D")
+    try:
+        if given.dtype.kind == "M":
+            raise TypeError("dates")
+        return pd.to_numeric(pd.Series(given)).to_numpy(float, na_value=np.nan)
+    except (TypeError, ValueError) as e:
+        raise KitError("these are not days.", where="last_contact_days", mend="count the days from the last contact to the decision.") from e
 
 # %% ../../nbs/decide/02_programme.ipynb #eligible
 def eligible(index: pd.Index, actions: Sequence[str], consent=None, last_contact_days=None, quiet_days: float = 0) -> pd.DataFrame:
@@ -187,10 +213,9 @@ def eligible(index: pd.Index, actions: Sequence[str], consent=None, last_contact
         for a in out.columns:
             if a not in per_action:
                 raise KitError(f"consent says nothing of {a!r}.", where="consent", mend="give a column per action.")
-            given = _aligned(per_action[a], index, "consent")
-            out[a] = pd.array(given, dtype="boolean").fillna(False).to_numpy(dtype=bool)
+            out[a] = _yes(_aligned(per_action[a], index, "consent"))
     if last_contact_days is not None:
-        days = pd.to_numeric(pd.Series(_aligned(last_contact_days, index, "last_contact_days"))).to_numpy(float)
+        days = _days(_aligned(last_contact_days, index, "last_contact_days"))
         if (days < 0).any():
             raise KitError(f"{int((days < 0).sum()):,} contacts lie in the future.", where="last_contact_days", mend="count days back from the decision.")
         out[~(np.isnan(days) | (days >= quiet_days))] = False
@@ -210,7 +235,7 @@ def assign(effects: pd.DataFrame, costs=None, consent=None, budget: float | None
     consent, last_contact_days, quiet_days : as in `eligible`
     budget : float, money in all
     capacity : int, accounts in all; or a dict of action to accounts (the key "all" for the total)
-    minimum : float, money; only gains above it count
+    minimum : float, money; only gains above it count. Below 0, some are treated at a loss: for curves, not for programmes
     control : str, what those get who get nothing
 
     Returns
@@ -229,7 +254,7 @@ def assign(effects: pd.DataFrame, costs=None, consent=None, budget: float | None
     if budget is None and not each:
         take = _take_best(gain, open_, total)
     else:
-        take = _take_within(gain, cost, open_, budget, total, [each.get(a) for a in effects.columns])
+        take = _take_within(gain - min(minimum, 0.0), cost, open_, budget, total, [each.get(a) for a in effects.columns])
     names = np.array([control, *effects.columns], dtype=object)
     return pd.Series(names[take + 1], index=effects.index, name="action", dtype=object)
 
@@ -352,12 +377,14 @@ def _chances(policy, dr: pd.DataFrame, control: str, name: str = "actions") -> n
     """A policy as chances (n, columns of dr without the control)."""
     arms = [a for a in dr.columns if a != control]
     if isinstance(policy, pd.DataFrame):
-        chances, said = policy.reindex(dr.index), list(policy.columns)
+        if not policy.index.is_unique and not policy.index.equals(dr.index):
+            raise KitError("ids appear twice.", where=name, mend="give one row of chances per account.")
+        chances, said = policy if policy.index.equals(dr.index) else policy.reindex(dr.index), list(policy.columns)
         out = chances.reindex(columns=arms, fill_value=0.0).to_numpy(float)
         if np.isnan(out).any() or (out < 0).any() or (out.sum(axis=1) > 1 + 1e-9).any():
             raise KitError("chances are missing, negative or sum to more than 1.", where=name, mend="give a row of chances per account.")
     else:
-        policy = pd.Series(policy if isinstance(policy, str) else _aligned(pd.Series(policy), dr.index, name), index=dr.index, dtype=object)
+        policy = pd.Series(policy if isinstance(policy, str) else _aligned(policy, dr.index, name), index=dr.index, dtype=object)
         if policy.isna().any():
             raise KitError(f"nothing is said of {int(policy.isna().sum()):,} of {len(dr):,} accounts.", where=name, mend="name an action for each.")
         out, said = (policy.to_numpy()[:, None] == np.array(arms, dtype=object)).astype(float), list(policy.unique())
@@ -382,7 +409,7 @@ def programme_value(actions, dr: pd.DataFrame, control: str = "nothing", cluster
 
     Parameters
     ----------
-    actions : Series of action by id, one action for all, or a DataFrame (n, actions) of chances
+    actions : Series of action by id (or an array in the order of `dr`), one action for all, or a DataFrame (n, actions) of chances by id
     dr : DataFrame (n, actions with the control) of `methods.uplift.dr_scores` on profit (net of each action's cost), by id
     control : str
     cluster : array of ids (n,), rows of one customer are drawn together; by default the index of `dr`
@@ -414,7 +441,8 @@ def compare_programmes(policies: Mapping, dr: pd.DataFrame, costs=None, referenc
     dr, control, cluster, n_boot, seed, level, unit, min_n, min_treated : as in `programme_value`
     costs : as in `cost_table`; None leaves out cost and ROI
     reference : str, name of the programme that the others are compared with; by default the first
-    learnt : names of the programmes that were learnt (cross-fitted) on these very rows: their intervals are wider by `LEARNT`
+    learnt : names of the programmes that were learnt (cross-fitted) on these very rows: their intervals, and those of differences in which they take
+        part, are wider by `LEARNT`
 
     Returns
     -------
@@ -428,21 +456,23 @@ def compare_programmes(policies: Mapping, dr: pd.DataFrame, costs=None, referenc
     gains, chances = _gains(policies, dr, control)
     per_action = cost_table(costs, dr.drop(columns=control)).to_numpy()
     spent = np.column_stack([(c * per_action).sum(axis=1) for c in chances])
-    cluster = dr.index if cluster is None else cluster
+    cluster = dr.index if cluster is None else _in_order(cluster, dr.index, "cluster")
     n, people, base = len(dr), pd.Series(np.asarray(cluster)).nunique(), list(policies).index(reference)
     draws = bootstrap_sums(np.hstack([gains, spent]), cluster, n_boot, seed)
-    wider = np.where([name in learnt for name in policies], LEARNT, 1.0)
-    of, rows = gains.sum(axis=0) + wider * (draws[:, : len(policies)] - gains.sum(axis=0)), []
+    moved, rows = draws[:, : len(policies)] - gains.sum(axis=0), []
+    wider = lambda *names: LEARNT if set(names) & set(learnt) else 1.0
     for k, name in enumerate(policies):
         treated = float(chances[k].sum())
         note = _shortage(people, min_n, treated, min_treated)
         also = note or (_shortage(people, min_n, float(chances[base].sum()), min_treated))
         value = lambda x, d, why=note, u=unit: _estimate(x, d, n, level, u, why)
-        total = gains[:, k].sum()
+        total, over = gains[:, k].sum(), gains[:, k].sum() - gains[:, base].sum()
+        of = total + wider(name) * moved[:, k]
+        of_over = over + wider(name, reference) * (moved[:, k] - moved[:, base])
         rows.append({
-            "programme": name, "treated": treated, "cost": spent[:, k].sum(), "profit": value(total, of[:, k]),
-            "per_account": value(total / n, of[:, k] / n), "versus": value(total - gains[:, base].sum(), of[:, k] - of[:, base], also),
-            "roi": _ratio(total, spent[:, k].sum(), of[:, k], draws[:, len(policies) + k], n, level, note)})
+            "programme": name, "treated": treated, "cost": spent[:, k].sum(), "profit": value(total, of),
+            "per_account": value(total / n, of / n), "versus": value(over, of_over, also),
+            "roi": _ratio(total, spent[:, k].sum(), of, draws[:, len(policies) + k], n, level, note)})
     table = pd.DataFrame(rows).set_index("programme")
     return table.drop(columns=["cost", "roi"]) if costs is None else table
 
@@ -487,7 +517,7 @@ def policy_curve(policy: Callable, points: Sequence[float], dr: pd.DataFrame, co
         raise KitError("the points do not rise.", where="points", mend="give two or more, from low to high.")
     gains, chances = _gains({p: policy(p) for p in points}, dr, control)
     value = gains.mean(axis=0)
-    draws = bootstrap_sums(gains, dr.index if cluster is None else cluster, n_boot, seed) / len(dr)
+    draws = bootstrap_sums(gains, dr.index if cluster is None else _in_order(cluster, dr.index, "cluster"), n_boot, seed) / len(dr)
     draws = value + (LEARNT if learnt else 1.0) * (draws - value)
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
     se = draws.std(axis=0)
@@ -600,6 +630,8 @@ def recommend(table: pd.DataFrame, candidate: str | None = None, nobody: str = "
 
     if candidate is not None and candidate not in table.index:
         raise KitError(f"there is no programme {candidate!r}.", where="candidate", mend=suggest(candidate, list(table.index)))
+    if column not in ("profit", "per_account"):
+        raise KitError(f"{column!r} is no gain against nobody.", where="column", mend="give 'profit' or 'per_account'.")
     names = [candidate] if candidate is not None else [p for p in table.index if p != nobody]
     tested = {p: table.loc[p, column] for p in names if table.loc[p, column].value is not None and table.loc[p, "treated"] > 0}
     if not tested:
@@ -635,8 +667,8 @@ def holdout(ids, share: float, seed: int = 7) -> pd.Series:
     if not 0 < share < 1:
         raise KitError(f"{share} is no share.", where="holdout", mend="give a number between 0 and 1.")
     index = pd.Index(ids)
-    if index.hasnans or pd.api.types.is_float_dtype(index.dtype):
-        raise KitError("ids are missing, or numbers with a point.", where="holdout", mend="give whole numbers or strings.")
+    if index.inferred_type not in ("integer", "string", "empty") or index.hasnans:
+        raise KitError("ids are missing, or neither whole numbers nor strings.", where="holdout", mend="give whole numbers or strings.")
     digest = (hashlib.blake2b(f"holdout {seed}: {i}".encode(), digest_size=8).digest() for i in index)
     return pd.Series([int.from_bytes(d, "big") / 2**64 < share for d in digest], index=index, name="holdout", dtype=bool)
 
@@ -684,7 +716,7 @@ class StopCheck:
 def _stop_check(path: pd.DataFrame, rule: "StopRule", n: int) -> StopCheck:
     """The verdict at the first moment at which the interval left the least gain on one side."""
     if path.empty:
-        note = f"not enough data: {n:,} outcomes, {2 * rule.first + 1:,} needed"
+        note = f"not enough data: {n:,} outcomes; more than {2 * rule.first:,}, and {rule.each:,} treated and held out, are needed"
         return StopCheck("continue", _("Too few outcomes to judge."), None, Estimate(None, None, None, n, 1 - rule.alpha, rule.unit, note))
     below, above = path["high"] < rule.least, path["low"] > rule.least
     crossed = path.index[below | above]
@@ -709,6 +741,7 @@ class StopRule:
     expected_n : int, outcomes at which the interval shall be narrowest
     first : int, outcomes that only set the scale; as many again must be in before the first verdict
     unit : str, the currency
+    each : int, treated and held out accounts that must be in before the first verdict: where profits are lopsided, the mean of a few held out misleads
 
     Notes
     -----
@@ -724,24 +757,30 @@ class StopRule:
     expected_n: int = 2000
     first: int = 200
     unit: str = ""
+    each: int = 100
 
     def __post_init__(self):
-        if not (0 < self.share < 1 and 0 < self.alpha < 1 and self.expected_n > 0 and self.first >= 20):
-            what = f"share {self.share}, alpha {self.alpha}, expected_n {self.expected_n} or first {self.first} is out of range."
-            raise KitError(what, where="StopRule", mend="shares between 0 and 1, expected_n above 0, first 20 or more.")
+        if not (0 < self.share < 1 and 0 < self.alpha < 1 and self.expected_n > 0 and self.first >= 20 and self.each >= 1):
+            what = f"share {self.share}, alpha {self.alpha}, expected_n {self.expected_n}, first {self.first} or each {self.each} is out of range."
+            raise KitError(what, where="StopRule", mend="shares between 0 and 1, expected_n above 0, first 20 or more, each 1 or more.")
 
     def path(self, treated, profit, expected=None) -> pd.DataFrame:
         """Estimate and interval after each outcome.
 
         Rows come in the order of contact, as far as all outcomes up to then are in: if bad ones arrive sooner than good ones, no
-        interval helps. `expected` is a prediction of the profit made before the contact; a good one stops sooner.
+        interval helps. Sudden jumps that all share, of many times the spread between accounts, also cost it its level. `expected` is a prediction of the profit made before the contact; a good one stops sooner.
         """
-        treated, profit = np.asarray(treated, bool), np.asarray(profit, float)
-        profit = profit - (0.0 if expected is None else np.asarray(expected, float))
-        if treated.shape != profit.shape or not np.isfinite(profit).all():
-            raise KitError("treated and profit need one value per outcome.", where="StopRule", mend="leave out outcomes that are not in yet.")
+        treated, profit, expected = _matched(treated=treated, profit=profit, expected=0.0 if expected is None else expected)
+        known, treated = pd.isna(treated).sum() == 0 and np.isin(treated, (0, 1)).all(), np.asarray(treated, bool)
+        if np.ndim(expected) and np.shape(expected) != np.shape(profit):
+            raise KitError(f"{len(expected):,} predictions for {len(profit):,} outcomes.", where="expected", mend="give one per outcome.")
+        profit = np.asarray(profit, float) - np.asarray(expected, float)
+        if not known or treated.shape != profit.shape or not np.isfinite(profit).all():
+            raise KitError("treated and profit need one value per outcome.", where="StopRule", mend="true or false, and a number; leave out outcomes that are not in yet.")
         score, known = _scores_so_far(treated, profit, self.share, self.first)
-        return _sequence(score, known, self.alpha, self.expected_n).iloc[2 * self.first :]
+        enough = np.minimum(np.cumsum(treated), np.cumsum(~treated)) >= self.each
+        enough[: 2 * self.first] = False
+        return _sequence(score, known, self.alpha, self.expected_n)[enough]
 
     def check(self, treated, profit, expected=None) -> StopCheck:
         """The verdict on the outcomes so far, taken as `path` takes them."""
@@ -770,5 +809,5 @@ def plot_stop(path: pd.DataFrame, rule: StopRule, ax=None):
     ax.set_xlabel(_("Outcomes so far"))
     ax.set_ylabel(_("Gain per account treated") + (f" ({rule.unit})" if rule.unit else ""))
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False)
+    ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     return ax

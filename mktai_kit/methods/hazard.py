@@ -19,7 +19,7 @@ from .cohorts import _dates, _moment
 from .metrics import COLOURS, Estimate, _codes, _draws, _effective_n, _wilson
 from .propensity import _log_odds
 from .survival import _axes, _ends, _event_codes, _floats, _kinds, _reaches, _solid, _spells, _stay, _too_few, _z
-from .survival import at, kaplan_meier
+from .survival import kaplan_meier
 from ..settings import KitError
 from ..settings import gettext as _
 

@@ -1,4 +1,4 @@
-"""Golden values of published implementations for tests/test_methods_survival.py.
+"""Golden values of published implementations for tests/test_methods_survival.py and tests/test_methods_survival_score.py.
 
 Run it where lifelines and scikit-survival are installed (they need pandas below 3): `python tests/oracles/survival.py`.
 It writes tests/fixtures/survival_oracle.json with the data, the results and the versions.
