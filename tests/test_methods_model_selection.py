@@ -13,7 +13,6 @@ from mktai_kit.methods.churn import cross_section
 from mktai_kit.methods.propensity import forward_scores
 from mktai_kit.methods.snapshots import ForwardGroupSplit, snapshot_grid
 from mktai_kit.settings import KitError
-from mktai_kit.settings import load as load_settings
 
 GRID = snapshot_grid("2025-01-01", "2025-12-31", horizon_days=28, gap_days=7, history_days=84, n=8)
 
@@ -200,19 +199,10 @@ def test_bad_input_gets_one_clear_message(call, where):
 
 
 @pytest.fixture(scope="module")
-def telco(tmp_path_factory):
-    """IBM's Telco accounts: as fetched in this workspace, or from the mirror; else the test is skipped."""
-    for variant in ("modeldata", "full"):
-        try:
-            return loaders.load("telco", variant=variant)["accounts"]
-        except KitError:
-            pass
-    settings, source = load_settings(), sources.find("telco")
-    if settings.mirror is None or not (settings.mirror / "Telco-Customer-Churn.csv").is_file():
-        pytest.skip("telco is neither fetched (mktai data fetch telco) nor in the mirror (MKTAI_MIRROR)")
-    folder = tmp_path_factory.mktemp("telco")
-    sources.fetch(source, folder, settings=settings, variant="full", progress=False)
-    return loaders.load("telco", variant="full", folder=folder)["accounts"]
+def telco():
+    """The Telco accounts, fetched where they are not there yet."""
+    sources.fetch("telco", progress=False)
+    return loaders.load("telco")["accounts"]
 
 
 # found by `tune` with a budget of 100 fits on five folds, metric roc_auc, without the protected attributes
