@@ -17,13 +17,14 @@ help: ## list the targets
 setup: $(VENV)/.ready ## make .venv with the locked dependencies
 
 # Each stamp comes last: an interrupted set-up starts clean the next time.
-$(VENV)/.locked: requirements/lock.txt
+$(VENV)/.locked: requirements/lock.txt requirements/build.txt
 	@rm -rf $(VENV)  # first, so that PYTHON is never the one in it
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	  { echo "mktai-kit needs Python 3.11 or later; $(PYTHON) is $$($(PYTHON) --version 2>&1). Mend: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@echo "Setting up $(VENV) (once; over a gigabyte, a minute or more) ..."
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --no-compile --require-hashes -r requirements/lock.txt
+	@$(BIN)/python -m pip install --quiet --no-compile --require-hashes -r requirements/build.txt  # what comes as source is built with it
+	@$(BIN)/python -m pip install --quiet --no-compile --no-build-isolation --require-hashes -r requirements/lock.txt
 	@touch $@
 
 $(VENV)/.ready: $(VENV)/.locked pyproject.toml
@@ -62,6 +63,7 @@ lock: ## pin all dependencies anew (needs uv)
 	@uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --extra dev pyproject.toml requirements/lock.in \
 	  --override requirements/overrides.txt --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
 	  --output-file requirements/lock.txt
+	@sed -n '/^setuptools==/,/[^\\]$$/p' requirements/lock.txt > requirements/build.txt
 
 clean: ## remove the environment and everything that runs wrote (downloads stay)
 	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .dvc/cache .dvc/tmp data/runs data/raw
