@@ -46,8 +46,9 @@ check: setup ## export freshness and lint, without the tests
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check tests
 
-bench: setup ## how long the simulated companies take, against the floor of writing them (minutes; several GB of disk)
+bench: setup ## how long simulated companies and a year of clicks take, against the floors of writing and reading (minutes; several GB of disk)
 	@$(BIN)/python tests/bench.py
+	@$(BIN)/python tests/bench_clicks.py
 
 lab: setup ## open the course map in JupyterLab
 	@$(BIN)/jupyter labextension disable --level=sys_prefix "@jupyterlab/apputils-extension:announcements" 2>/dev/null  # no calls home

@@ -19,6 +19,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 
 from .policy import bootstrap_sums
 from ..methods.metrics import Estimate
+from ..methods.sequential import _scores_so_far, _sequence
 from ..methods.uplift import _in_order, _matched, net_effects
 from ..settings import KitError, suggest
 from ..settings import gettext as _
@@ -671,28 +672,6 @@ def holdout(ids, share: float, seed: int = 7) -> pd.Series:
         raise KitError("ids are missing, or neither whole numbers nor strings.", where="holdout", mend="give whole numbers or strings.")
     digest = (hashlib.blake2b(f"holdout {seed}: {i}".encode(), digest_size=8).digest() for i in index)
     return pd.Series([int.from_bytes(d, "big") / 2**64 < share for d in digest], index=index, name="holdout", dtype=bool)
-
-# %% ../../nbs/decide/02_programme.ipynb #scores-so-far
-def _scores_so_far(treated: np.ndarray, profit: np.ndarray, share: float, first: int) -> tuple[np.ndarray, np.ndarray]:
-    """Readings of the gain, each centred on what was known before it; 0 for the outcomes that only set the scale."""
-    before = lambda mine: np.concatenate([[0.0], np.cumsum(np.where(mine, profit, 0.0))[:-1]])
-    count = lambda mine: np.concatenate([[0.0], np.cumsum(mine)[:-1]])
-    level = [before(g) / np.maximum(count(g), 1) for g in (~treated, treated)]
-    known = np.arange(len(profit)) >= first
-    weight = treated / (1 - share) - ~treated / share
-    score = level[1] - level[0] + weight * (profit - np.where(treated, level[1], level[0]))
-    return np.where(known, score, 0.0), known
-
-
-def _sequence(score: np.ndarray, known: np.ndarray, alpha: float, expected_n: float) -> pd.DataFrame:
-    """Running mean of the readings with the asymptotic confidence sequence."""
-    n = np.cumsum(known)
-    mean = np.cumsum(score) / np.maximum(n, 1)
-    variance = np.maximum(np.cumsum(score**2) / np.maximum(n, 1) - mean**2, 0.0)
-    rho2 = (-2 * np.log(alpha) + np.log(1 - 2 * np.log(alpha))) / expected_n  # narrowest near expected_n
-    half = np.sqrt(variance * 2 * (n * rho2 + 1) / (np.maximum(n, 1) ** 2 * rho2) * np.log(np.sqrt(n * rho2 + 1) / alpha))
-    index = pd.Index(np.arange(1, len(score) + 1), name="outcomes")
-    return pd.DataFrame({"value": mean, "low": mean - half, "high": mean + half}, index=index)
 
 # %% ../../nbs/decide/02_programme.ipynb #stop-check
 @dataclass(frozen=True)
