@@ -109,6 +109,12 @@ def test_a_source_without_clicks_is_refused(tmp_path):
         ("sessions", lambda t: t.assign(session_id=t["session_id"].astype(str)), "same type"),
         ("orders", lambda t: t.assign(amount="dear"), "not a number"),
         ("orders", lambda t: [1], "give a DataFrame"),
+        ("events", lambda t: t.assign(visitor_id=pd.Series([1, "a"] * 20, dtype=object)), "several types"),
+        ("events", lambda t: pd.concat([t, t[["visitor_id"]]], axis=1), "there twice"),
+        ("events", lambda t: t.assign(visitor_id=t["visitor_id"] + 0.25), "not whole.*as text"),
+        ("events", lambda t: t.assign(event_type="add_to_cart"), "no kind of click is known.*add_to_cart"),
+        ("sessions", lambda t: t.assign(is_bot="no"), "not true or false"),
+        ("sessions", lambda t: t.assign(pages=3, duration=pd.Timedelta("60s")), "not a number"),
     ],
 )
 def test_tables_that_do_not_fit_are_refused(table, change, says):
@@ -157,3 +163,34 @@ def test_a_handle_leaves_nothing_behind(tables, tmp_path, monkeypatch):
         shop.need("past")
         assert list(tmp_path.iterdir())
     assert not list(tmp_path.iterdir())
+
+
+def test_clicks_of_sessions_need_no_visitor():
+    toy = cl.tiny_shop()
+    less = toy | {"events": toy["events"].drop(columns="visitor_id")}
+    with cl.open_shop(toy) as whole, cl.open_shop(less) as shop:
+        pd.testing.assert_frame_equal(sf.unfolding(whole), sf.unfolding(shop))
+    sf.assert_sessions_as_of(less)
+    with pytest.raises(KitError, match="'visitor_id' is missing"), cl.open_shop({"events": less["events"]}):
+        pass
+
+
+def test_a_column_without_any_value_is_no_column():
+    toy = cl.tiny_shop()
+    orders = toy["orders"].assign(customer_id="seven")
+    nobody = toy["sessions"].assign(customer_id=None)
+    with cl.open_shop(toy | {"sessions": nobody, "orders": orders}) as shop:
+        assert len(sf.shop_sessions(shop)) == 4
+
+
+def test_large_and_infinite_prices():
+    toy = cl.tiny_shop()
+    with cl.open_shop(toy | {"products": pd.DataFrame({"product_id": [11, 12], "price": [4e8, np.inf]})}) as shop:
+        got = sf.left_carts(shop).set_index("session_id")["price"]
+    assert got[1] == 4e8 and np.isnan(got[2])
+
+
+def test_kinds_in_capitals_count_for_machines():
+    toy = cl.tiny_shop()
+    with cl.open_shop({"events": toy["events"].assign(event_type=toy["events"]["event_type"].str.upper())}) as shop:
+        assert 5 not in set(sf.shop_sessions(shop)["session_id"])

@@ -353,3 +353,25 @@ def test_every_feature_is_described(unfolded, carts):
         assert not set(features) - set(sf.SESSION_FEATURES)
         assert (words[["label", "meaning", "says_high", "says_low"]] != "").all().all() and words["label"].is_unique
     assert sf.describe_sessions(["channel=email", "own"])["label"].tolist() == ["Channel: email", "own"]
+
+
+@pytest.mark.parametrize(
+    "ask, says",
+    [
+        (lambda s: sf.unfolding(s, 3), "after = 3"),
+        (lambda s: sf.unfolding(s, share=0.5, seed="x"), "seed"),
+        (lambda s: sf.funnel_counts(s, steps=5), "no funnel"),
+        (lambda s: sf.funnel_counts(s, by=3), "no group 3"),
+    ],
+)
+def test_odd_questions_are_refused(shop, ask, says):
+    with pytest.raises(KitError, match=says):
+        ask(shop)
+
+
+def test_the_proof_refuses_tables_that_do_not_fit():
+    toy = cl.tiny_shop()
+    zone = toy["events"].assign(timestamp=toy["events"]["timestamp"].dt.tz_localize("UTC"))
+    for tables, says in ((toy | {"events": zone}, "without time zone"), ({"orders": toy["orders"]}, "no clicks")):
+        with pytest.raises(KitError, match=says):
+            sf.assert_sessions_as_of(tables)

@@ -75,13 +75,8 @@ def toy():
 
 def test_units_that_bought_nothing_stay():
     found = trials.trial(toy(), 1)
-    assert found["goal"].tolist() == [
-        1.0,
-        1.0,
-        0.0,
-        0.0,
-    ]  # a: bought in December, no dates of the campaign say that it does not count; c: a saved cart
-    assert found["profit"].tolist() == [30.0, 20.0, 0.0, 0.0]
+    assert found["goal"].tolist() == [0.0, 1.0, 0.0, 0.0]  # a: bought in December, before the draw; c: a saved cart
+    assert found["profit"].tolist() == [0.0, 20.0, 0.0, 0.0]
     assert found["cluster"].tolist() == ["a", "b", "c", "d"]
 
 
@@ -96,6 +91,24 @@ def test_campaign_days_count_by_visit():
     )
     found = trials.trial(toy() | {"campaigns": days}, "page", without=())
     assert found["goal"].tolist() == [0.0, 1.0, 0.0, 0.0]
+
+
+def campaign(**more):
+    return pd.DataFrame(
+        {"campaign_id": [1], "objective": ["page"], "start_date": [pd.NaT], "end_date": [pd.NaT]} | more
+    )
+
+
+def test_a_campaign_without_dates_counts_all_orders_since_the_draw():
+    assert trials.trial(toy() | {"campaigns": campaign()}, "page", without=())["goal"].tolist() == [0.0, 1.0, 1.0, 0.0]
+
+
+def test_campaigns_of_the_same_name_are_told_apart():
+    t = toy()
+    t["assignments"] = pd.concat([t["assignments"], t["assignments"].assign(campaign_id=2, arm="control")])
+    t["campaigns"] = pd.concat([campaign(), campaign(campaign_id=[2])])
+    assert trials.programmes(t)["objective"].tolist() == ["page 1", "page 2"]
+    assert trials.trial(t, "page 1")["action"].nunique() == 2 and trials.trial(t, 2)["action"].nunique() == 1
 
 
 def test_first_visit_and_what_was_before():
@@ -125,6 +138,13 @@ def test_context_knows_nothing_protected_and_nothing_later(shop):
     [
         (lambda t: t.pop("assignments"), "who was assigned"),
         (lambda t: t.pop("orders"), "no orders"),
+        (lambda t: t.pop("sessions"), "sessions has no session_id"),
+        (lambda t: t.__setitem__("orders", t["orders"].drop(columns="session_id")), "orders has no session_id"),
+        (lambda t: t.__setitem__("orders", t["orders"].drop(columns="amount")), "orders has no amount"),
+        (lambda t: t.__setitem__("sessions", t["sessions"].drop(columns="visitor_id")), "sessions has no visitor_id"),
+        (lambda t: t["orders"].__setitem__("cost", [1.0, None, 1.0, 1.0]), "no amount or no cost"),
+        (lambda t: t.__setitem__("assignments", t["assignments"].drop(columns="timestamp")), "moment of the draw"),
+        (lambda t: t["assignments"].__setitem__("timestamp", pd.NaT), "moment of the draw"),
         (lambda t: t["assignments"].__setitem__("arm", ["control", "new", "new", None]), None),
         (
             lambda t: t.__setitem__(

@@ -178,3 +178,12 @@ def test_every_feature_is_described(panel):
     features = [c for c in panel if c not in ("customer_id", "snapshot", "label_to", "buys", "amount")]
     assert not set(features) ^ set(vf.VISITOR_FEATURES)
     assert (vf.describe_visitors(features) != "").all().all()
+
+
+def test_a_panel_of_nobody_is_refused():
+    toy = cl.tiny_shop()
+    with (
+        cl.open_shop(toy | {"sessions": toy["sessions"].drop(columns="customer_id")}) as shop,
+        pytest.raises(KitError, match="known customer"),
+    ):
+        vf.visitor_panel(shop, ["2025-03-19"], history_days=14, horizon_days=None)

@@ -156,3 +156,30 @@ def test_bad_input_speaks():
         joint.joint_value([part], {"badge": part.policies["badge"]})
     with pytest.raises(KitError, match="actions"):
         joint.joint_value([part], {"badges": pd.Series("banner", index=part.dr.index[:5])})
+    with pytest.raises(KitError, match="part that decides"):
+        joint.joint_value([part], {"badges": part.policies["badge"]})
+    with pytest.raises(KitError, match="no parts"):
+        joint.joint_value([], {})
+    table = joint.adopt([part])
+    for wrong in (
+        table.assign(adopted=True),
+        table.rename(index={"badges": "other"}).assign(adopted=[True, False, False]),
+    ):
+        with pytest.raises(KitError, match="one policy of a part"):
+            joint.join([part], wrong)
+    for change, says in (
+        ({"when": pd.Series(log["when"]).where(np.arange(600) > 5)}, "6 of 600 moments are missing"),
+        ({"when": ["soon"] * 600}, "cannot be read"),
+        ({"cut": "soon"}, "cannot be read"),
+        ({"X": log["X"].to_numpy()}, "no frame"),
+        ({"X": log["X"][[]]}, "no columns"),
+    ):
+        with pytest.raises(KitError, match=says):
+            joint.make_part("badges", **(log | change))
+
+
+def test_time_zones_do_not_move_the_cut():
+    log = toy(1200)
+    there = log | {"when": pd.Series(log["when"]).dt.tz_localize("UTC")}
+    pd.testing.assert_series_equal(joint.make_part("b", **log).early, joint.make_part("b", **there, cut=None).early)
+    assert joint.make_part("b", **there, cut="2025-02-20").early.sum() == (log["when"] < "2025-02-20").sum()

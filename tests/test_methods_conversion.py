@@ -155,6 +155,9 @@ def test_too_few_say_so(models):
         (lambda t: t.iloc[:0], {}, "after"),
         (lambda t: t.assign(buys=np.nan), {}, "known outcome"),
         (lambda t: t, {"reference": "magic"}, "magic"),
+        (lambda t: t.drop(columns="session_id"), {}, "no column 'session_id'"),
+        (lambda t: t.assign(seconds=np.inf), {}, "'seconds' holds infinite"),
+        (lambda t: t, {"split": {"blocks": 2}}, "no setting 'blocks'"),
     ],
 )
 def test_bad_frames_are_refused(models, change, args, says):
@@ -322,3 +325,28 @@ def test_online_shoppers_benchmark():
     assert with_it["roc_auc_folds"] >= 0.93 and with_it["pr_auc_folds"] >= 0.75
     assert without["roc_auc_folds"] >= 0.78 and got.recommended == "without page_value"
     assert ahead["roc_auc"].high < without["roc_auc"].low, "months that it has not seen are harder"
+
+
+def test_an_index_that_repeats_and_features_named_twice_do_no_harm(models):
+    t = visits(people=120)
+    plain = co.abandonment(t[t["after"] == 1], ["carts"], "buys", models=models, split=SPLIT, n_boot=100)
+    again = co.abandonment(
+        t[t["after"] == 1].set_axis([0] * 600), ["carts", "carts"], "buys", models=models, split=SPLIT, n_boot=100
+    )
+    pd.testing.assert_frame_equal(plain.table, again.table)
+    with pytest.raises(KitError, match="until"):
+        co.abandonment(t[t["after"] == 1], ["carts"], "buys", models=models, until="later")
+
+
+def test_outcomes_in_another_order_are_refused():
+    X = pd.DataFrame({"page_value": np.arange(100.0), "carts": 1.0})
+    y = pd.Series(np.arange(100) % 2)
+    with pytest.raises(KitError, match="index is not that of X"):
+        co.page_value_probe(X, y.sample(frac=1, random_state=1))
+    for odd, args, says in (
+        (y.map({0: "no", 1: "yes"}), {}, "0 or 1"),
+        (y, {"folds": 1}, "folds"),
+        (y, {"repeats": 0}, "repeats"),
+    ):
+        with pytest.raises(KitError, match=says):
+            co.page_value_probe(X, odd, **args)

@@ -146,3 +146,30 @@ def test_segments_find_what_the_whole_hides():
         for _k in range(200)
     ]
     assert np.mean(alarms) <= 0.09
+
+
+def test_small_segments_of_an_uneven_split_raise_no_alarm():
+    rng = np.random.default_rng(6)
+    chance = 1 / np.arange(1, 101) ** 1.3
+    expected, alarms = {"held": 0.1, "reached": 0.9}, 0
+    for _k in range(60):
+        arm = rng.choice(["held", "reached"], 4000, p=[0.1, 0.9])
+        check = sample_ratio(arm, expected, by=rng.choice(100, 4000, p=chance / chance.sum()), alpha=0.01)
+        alarms += check.verdict == "fail"
+        assert "rare" in set(check.segments["segment"]) and (check.segments["expected"] >= 5).all()
+    assert alarms <= 3  # 1 % asked; one unit in a segment of three used to be enough
+    assert sample_ratio({"held": 4, "reached": 196}, {"held": 1, "reached": 99}).verdict == "not enough data"
+
+
+def test_texts_where_numbers_belong():
+    for bad in (
+        lambda: design("proportion", "0.04", 0.1),
+        lambda: design("mean", 6, 0.1, sd="3"),
+        lambda: design("mean", 6, None, sd=3),
+        lambda: design("mean", 6, 0.1, sd=3, daily_units="9"),
+        lambda: minimum_effect("proportion", 0.1, "100"),
+        lambda: sample_ratio(["a", "b"] * 60, {"a": "half", "b": 0.5}),
+        lambda: sample_ratio(["a", "b"] * 60, [0.5, 0.5]),
+    ):
+        with pytest.raises(KitError):
+            bad()

@@ -269,3 +269,44 @@ def test_false_alarms_and_coverage_over_worlds():
         e = ratio_effect(u["goal"], 1, u["action"].astype(str), min_events=5).absolute
         covered.append(e.low <= truth.effect(truth.unseal(world), "checkout", "treatment") <= e.high)
     assert sum(alarms) <= 3 and sum(covered) >= 4
+
+
+def test_what_a_careless_caller_gives():
+    rng = np.random.default_rng(8)
+    units = pd.DataFrame({"arm": rng.choice(["control", "new"], 400), "y": rng.poisson(1.0, 400).astype(float)})
+    orders = X.Metric("orders", "mean", "y")
+    assert X.readout(units, orders).decision == X.readout(units, [orders]).decision
+    new_only = (units["arm"] == "new").astype(float)
+    assert "denominator of control" in X.ratio_effect(units["y"], new_only, units["arm"]).absolute.note
+    for bad, holds in [
+        (lambda: X.readout(units, ["y"]), "no `Metric`"),
+        (lambda: X.readout(units, [orders], planned="10"), "no number"),
+        (lambda: X.readout(units, [orders], covariates="y"), "single name"),
+        (lambda: X.ratio_effect(units["y"], 1, units["arm"], cluster=["a"]), "1 clusters for 400"),
+        (lambda: X.spread(units, orders, cluster="zz"), "no column 'zz'"),
+        (lambda: X.spread(units, orders, covariates=["zz"]), "no column 'zz'"),
+        (lambda: X.aa_simulation(units, [orders], cluster="zz"), "no column 'zz'"),
+        (lambda: X.cuped(units["y"], None, units["arm"]), "no covariate"),
+        (lambda: X.cuped(np.ones(400), units["y"].to_numpy(), units["arm"].to_numpy()), "does not vary"),
+        (lambda: X.Metric("g", "mean", "y", role="guardrail", margin="5 %"), "no number"),
+        (lambda: X.non_inferiority(0.1, 0.05), "no interval"),
+    ]:
+        with pytest.raises(KitError, match=holds):
+            bad()
+
+
+def test_heavy_tails_do_not_make_a_test_invalid():
+    rng = np.random.default_rng(9)
+    p = [X._balance(rng.lognormal(0, 2, (500, 1)), (rng.random(500) < 0.1).astype(int)) for _k in range(800)]
+    assert np.mean(np.array(p) < 0.01) <= 0.02 and abs(np.mean(np.array(p) < 0.1) - 0.1) < 0.04
+    arm = (rng.random(2000) < 0.5).astype(int)
+    assert X._balance((rng.lognormal(0, 2, 2000) * (1 + 0.5 * arm))[:, None], arm) < 0.001
+
+
+def test_margins_are_drawn():
+    rng = np.random.default_rng(10)
+    units = pd.DataFrame({"arm": rng.choice(["control", "new"], 900), "y": rng.poisson(2.0, 900)})
+    slow = Metric("slow", "mean", "y", role="guardrail", direction="down", margin=0.1)
+    read = readout(units, [Metric("y", "mean", "y"), slow])
+    ax = plot_effects(read)
+    assert read.margins == {"slow": 0.1} and "margin" in [t.get_text() for t in ax.get_legend().get_texts()]

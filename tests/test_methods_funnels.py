@@ -254,3 +254,12 @@ def test_plots(visits):
         fu.plot_funnel(table, "n")
     assert fu.plot_progression(fu.progression(fu.transitions(clicks(1)))).get_legend() is not None
     plt.close("all")
+
+
+def test_bad_settings_are_refused(visits):
+    with pytest.raises(KitError, match="level = 95"):
+        fu.funnel(visits, STEPS, "visitor_id", level=95)
+    with pytest.raises(KitError, match="no correction 'none'"):
+        fu.friction(visits, STEPS, "device", "visitor_id", correction="none")
+    with pytest.raises(KitError, match="no column"):
+        fu.transitions([1])

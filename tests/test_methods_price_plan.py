@@ -258,3 +258,36 @@ def test_price_frame():
     assert out["age_band"].tolist() == ["65+", "65+", "18-24"] and out.attrs["left_out"] == 2
     with pytest.raises(KitError, match="income"):
         P.price_frame(lines, orders, customers, ["income"])
+
+
+def test_what_a_careless_caller_gives():
+    two = pd.DataFrame({"product_id": ["a", "b"], "price": [9.99, 19.99], "cost": [5.0, 9.0], "demand": [40.0, 9.0]})
+    two, t = two.assign(elasticity=-2.0, se=0.3), (0.85, 1.15)
+    plan = P.optimise(two, t, at_least={"profit": 0})
+    assert plan.table.equals(P.optimise(two, t).table)
+    lines = pd.DataFrame(
+        {"order_id": [1], "line": [1], "quantity": [1], "price": [5.0], "list_price": [6.0], "discount": [0.0]}
+    )
+    orders = pd.DataFrame({"order_id": [1], "customer_id": [7], "device": ["m"]})
+    people = pd.DataFrame({"customer_id": [7], "age_band": ["x"]})
+    assert (
+        P.price_frame(lines.assign(customer_id=0, device="z"), orders, people, ["age_band"], ["device"])["device"][0]
+        == "m"
+    )
+    for bad, holds in [
+        (lambda: P.optimise(two, 0.15), "no range"),
+        (lambda: P.optimise(two, "0.85-1.15"), "no range"),
+        (lambda: P.optimise(two, t, level=95), "level 95"),
+        (lambda: P.optimise(two, t, max_step="10%"), "max_step"),
+        (lambda: P.optimise(two, t, max_changes=float("nan")), "no number of products"),
+        (lambda: P.optimise(two, t, at_least={"profit": "5"}), "no number"),
+        (lambda: P.optimise(two, t, not_above=("a", "b")), "no list of pairs"),
+        (lambda: P.optimise(two.assign(tested_low="x", tested_high=30.0)), "outside the tested range"),
+        (lambda: P.plan_gain(plan, n_draws=0), "0 draws"),
+        (lambda: P.plan_gain(plan, level=95), "level 95"),
+        (lambda: P.pareto(two, t, points=2.5), "make no front"),
+        (lambda: P.price_frame(lines, orders, people.assign(customer_id="c1"), ["age_band"]), "words in one table"),
+        (lambda: P.price_frame(lines, orders, people.assign(device="x"), ["device"], ["device"]), "group and a proxy"),
+    ]:
+        with pytest.raises(KitError, match=holds):
+            bad()

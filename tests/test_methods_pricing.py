@@ -341,3 +341,59 @@ def test_worlds_randomised_covers_and_naive_is_biased():
         naive.append(P.elasticity(weeks[~weeks["randomised"]], price="factor", cluster="product_id").estimate.value)
     assert len(judged) >= 10 and np.mean(judged) >= 0.75
     assert np.mean(naive) > -1.6
+
+
+def test_what_a_careless_caller_gives():
+    rng = np.random.default_rng(3)
+    d = pd.DataFrame(
+        {"f": rng.choice([0.85, 0.95, 1, 1.05, 1.15], 800), "cell": np.arange(800), "chance": 0.2, "r": True}
+    )
+    d["q"] = rng.poisson(3 * d["f"] ** -2.0)
+    how = {"quantity": "q", "price": "f", "cluster": "cell"}
+    plain = P.elasticity(d, **how)
+    assert P.elasticity(d.assign(q=d["q"].where(d["f"] < 0.9, 0)), **how).estimate.value is None
+    large = P.elasticity(d.assign(c=np.arange(800) * 1e6), **how, controls=["c"]).estimate
+    small = P.elasticity(d.assign(c=np.arange(800.0)), **how, controls=["c"]).estimate
+    assert large.value == pytest.approx(small.value) and abs(large.value - plain.estimate.value) < 0.1
+    assert P.overlap(d, "f", "cell", "chance", "q").attrs["p"] > 0.001
+    assert set(P.overlap(d[d["f"] != 1.15], "f", "cell", "chance", "q")["verdict"]) == {
+        "not as planned"
+    }  # a price that nobody got
+    history = pd.DataFrame({"quantity": rng.poisson(20, 120), "price": 1.0})
+    told = P.demand_forecast(history, history.iloc[:7], price="price", elasticity=plain)
+    assert told.table.equals(
+        P.demand_forecast(history, history.iloc[:7], price="price", elasticity=plain.estimate).table
+    )
+    assert P.demand_forecast(history, np.int64(7)).table.equals(P.demand_forecast(history, 7).table)
+    for bad, holds in [
+        (lambda: P.elasticity(d.assign(r="yes"), randomised="r", **how), "True and False"),
+        (lambda: P.elasticity_by(d.assign(g="x"), "g", correction="tukey", **how), "tukey"),
+        (lambda: P.elasticity_by(d, None, **how), "by None"),
+        (lambda: P.overlap(d.assign(f=d["f"].where(d.index > 3)), "f", "cell", "chance", "q"), "no price or no draw"),
+        (lambda: P.demand_forecast(history, 7.0), "no steps"),
+        (lambda: P.demand_forecast(history.assign(quantity=0), 7), "nothing was sold"),
+        (lambda: P.demand_forecast(history, 7, period=0), "whole numbers"),
+        (lambda: P.demand_forecast(history, history.iloc[:7], price="price", elasticity="-2"), "no elasticity"),
+        (lambda: P.price_test_design(["a", "b"], 20), "no numbers"),
+        (lambda: P.price_test_design([0.9, 1.1], 20, level=95), "level 95"),
+        (lambda: P.draw_prices(["a"], [1], []), "make no test"),
+        (lambda: P.draw_prices(["a"], [1], [-1, 1]), "make no test"),
+    ]:
+        with pytest.raises(KitError, match=holds):
+            bad()
+
+
+def test_price_weeks_refuses_what_it_would_misread():
+    prices = pd.DataFrame({"product_id": ["a", "a"], "week": [1, 2], "price": [1.0, 2.0]})
+    lines = pd.DataFrame({"order_id": [1, 2], "line": 1, "product_id": "a", "quantity": [1, 2]})
+    orders = pd.DataFrame({"order_id": [1, 2], "timestamp": pd.to_datetime(["2025-01-02", "2025-01-09"])})
+    assert P.price_weeks(prices, lines, orders)["quantity"].tolist() == [1, 2]
+    later = pd.to_datetime(["2025-01-02", "2026-01-02"])
+    for bad, holds in [
+        (lambda: P.price_weeks(prices, lines, orders.assign(timestamp=later)), "2025, 2026"),
+        (lambda: P.price_weeks(prices, lines, orders.assign(timestamp=["2025-01-02", "x"])), "no moments"),
+        (lambda: P.price_weeks(prices, lines.assign(product_id=[1, 2]), orders), "words in one table"),
+        (lambda: P.price_weeks(prices, lines.assign(line="1"), orders), "no order has a line 1"),
+    ]:
+        with pytest.raises(KitError, match=holds):
+            bad()

@@ -361,3 +361,33 @@ def test_fifty_thousand_users():
     model = r.ItemKNN(neighbours=50).fit(frame)
     lists = model.recommend(range(5_000), k=10)
     assert len(lists) == 50_000 and time.perf_counter() - start < 120
+
+
+def test_times_with_a_zone_and_odd_moments_are_refused():
+    frame = clicks()
+    zone = frame.assign(timestamp=frame["timestamp"].dt.tz_localize("UTC"))
+    for ask, says in (
+        (lambda: r.time_split(zone), "tz_localize"),
+        (lambda: r.time_split(frame, at="soon"), "no date"),
+        (lambda: r.time_split(frame, valid_days="7"), "length of time"),
+        (lambda: r.Popularity().fit(frame, now=pd.Timestamp("2026-01-01", tz="UTC")), "time zone"),
+        (lambda: r.Popularity(decay_days=-5).fit(frame), "decay_days"),
+        (lambda: r.ItemKNN(half_life=0).fit(frame), "half_life"),
+        (lambda: r.Hybrid({"a": r.Popularity(), "b": r.ItemKNN()}, weights={"a": 0, "b": 0}).fit(frame), "not all 0"),
+    ):
+        with pytest.raises(KitError, match=says):
+            ask()
+
+
+def test_a_hybrid_answers_whom_the_history_does_not_know():
+    frame = clicks()
+    h = r.Hybrid({"a": r.Popularity(), "b": r.ItemKNN()}, weights={"a": 0.5, "b": 0.5}).fit(frame)
+    got = h.recommend([999], 5, history=frame[frame["user_id"] < 5])
+    assert got["item_id"].tolist() == r.Popularity().fit(frame).recommend([999], 5)["item_id"].tolist()
+
+
+def test_ids_that_are_categories_are_their_values():
+    frame = clicks().astype({"user_id": str, "item_id": str})
+    of = frame.astype({"user_id": "category", "item_id": "category"})
+    a, b = (r.ItemKNN().fit(t).recommend(["1", "2"], 5) for t in (frame, of))
+    pd.testing.assert_frame_equal(a, b)

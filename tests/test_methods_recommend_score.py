@@ -356,3 +356,31 @@ def test_plots(found, world):
     assert ax.get_legend() is not None
     assert "did you mean 'ndcg'" in complaint(s.plot_differences, found, "ndgc")
     matplotlib.pyplot.close("all")
+
+
+def test_ids_of_another_type_are_refused(world):
+    _met, _goods, split = world
+    for name in ("user_id", "item_id"):
+        with pytest.raises(KitError, match=f"test.{name}.*same type"):
+            s.evaluate({"popularity": r.Popularity()}, split.known.astype({name: str}), split.test)
+
+
+@pytest.mark.parametrize(
+    ("change", "args", "says"),
+    [
+        (lambda t: t.assign(cost=np.nan), {}, "lines.cost"),
+        (lambda t: t.assign(amount="dear"), {}, "lines.amount"),
+        (lambda t: t.assign(quantity=-1), {}, "belongs into `returns`"),
+        (lambda t: t.assign(timestamp=t["timestamp"].astype(str)), {}, "lines.timestamp"),
+        (lambda t: t, {"views": pd.Series([3], ["zz"])}, "views"),
+        (lambda t: t, {"level": 95}, "level = 95"),
+        (lambda t: t, {"now": "soon"}, "no date"),
+    ],
+)
+def test_order_lines_that_are_refused(change, args, says):
+    when = pd.Timestamp("2025-01-01") + pd.to_timedelta(np.arange(100), "h")
+    lines = pd.DataFrame(
+        {"product_id": np.arange(100) % 5, "timestamp": when, "quantity": 1, "amount": 10.0, "cost": 6.0}
+    )
+    with pytest.raises(KitError, match=says):
+        s.product_scores(change(lines), **args)

@@ -120,6 +120,10 @@ def test_rfm():
     assert (
         one.loc[one["segment"] == "Champions", "recency"].mean() < one.loc[one["segment"] == "Lost", "recency"].mean()
     )
+    utc = C.rfm_segments(many.assign(timestamp=many["timestamp"].dt.tz_localize("UTC")), "2025-07-20")
+    pd.testing.assert_frame_equal(one, utc)
+    with pytest.raises(KitError):
+        C.rfm_segments(many, "soon")
     for bad, holds in [
         (many.drop(columns="amount"), "no column 'amount'"),
         (many.assign(timestamp="2025-01-01"), "no times"),

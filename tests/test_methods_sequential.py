@@ -122,3 +122,33 @@ def test_errors():
     ]:
         with pytest.raises(KitError, match=holds):
             bad()
+
+
+def test_moments_of_all_kinds():
+    rng = np.random.default_rng(12)
+    when = pd.Series(pd.date_range("2025-01-01", periods=600, freq="h"))
+    units = pd.DataFrame({"t": when, "arm": rng.choice(["control", "new"], 600), "y": rng.poisson(1.0, 600)})
+    y, days = Metric("y", "mean", "y"), ["2025-01-09", "2025-01-25"]
+    plain = peek(units, y, "t", looks=days)
+    for zoned in (
+        units.assign(t=when.dt.tz_localize("UTC")),
+        units.assign(t=when.dt.tz_localize("UTC").dt.tz_convert("Europe/Paris")),
+    ):
+        for looks in (days, [pd.Timestamp(d, tz="UTC") for d in days]):
+            pd.testing.assert_frame_equal(peek(zoned, y, "t", looks=looks).table, plain.table)
+    for bad, holds in [
+        (lambda: peek(units, y, "t", looks="weekly"), "no moments"),
+        (lambda: peek(units, y, "t", looks=["2024-01-01"]), "before the first unit"),
+        (lambda: peek(units.assign(t=when.astype(object).where(when.index > 3, "a")), y, "t"), "several kinds"),
+        (lambda: peek(units, y, "t", cluster="zz"), "no column 'zz'"),
+        (lambda: peek(units, y, "t", covariates="y"), "single name"),
+    ]:
+        with pytest.raises(KitError, match=holds):
+            bad()
+
+
+def test_an_effect_without_error_is_no_chance():
+    assert (
+        confidence_sequence([1.0], [0.0], [100], 100)["p"][0] == 0
+        and confidence_sequence([0.0], [0.0], [100], 100)["p"][0] == 1
+    )

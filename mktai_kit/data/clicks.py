@@ -163,11 +163,12 @@ def _sources(con, source) -> tuple[dict[str, tuple], dict[str, str]]:
     for name in [n for n in MUST if n in found]:
         have = {r[0]: r[1] for r in con.sql(f"DESCRIBE SELECT * FROM {found[name]}").fetchall()}
         lost = [c for c in MUST[name] if c not in have and (name, c) != ("events", "visitor_id")]
-        if name == "events" and not {"visitor_id", "session_id"} & set(have):
-            lost = ["visitor_id", *lost]
+        if name == "events" and "visitor_id" not in have and not ("session_id" in have and "sessions" in found):
+            lost = ["visitor_id", *lost]  # whose the clicks are: they say it, or their sessions do
         if lost:
             raise KitError(f"column {lost[0]!r} is missing.", where=name, mend="add it, or map your own column to it.")
         out[name] = tuple(c for c in (*MUST[name], *MAY[name]) if c in have)
+        _whole_ids(con, name, found[name], [c for c in out[name] if c.endswith("_id") and have[c] in ("DOUBLE", "FLOAT")])
         con.execute(f"CREATE TEMP VIEW raw_{name} AS SELECT {', '.join(_typed(name, c, have[c]) for c in out[name])} FROM {found[name]}")
         for c, kind in con.sql(f"SELECT column_name, column_type FROM (DESCRIBE raw_{name})").fetchall():
             if c in ids and (ids[c] == "VARCHAR") != (kind == "VARCHAR"):
@@ -187,13 +188,22 @@ def _typed(table: str, column: str, kind: str) -> str:
         wanted = "VARCHAR"
     if wanted == "TIMESTAMP" and not (kind.startswith(("TIMESTAMP", "DATE")) and "TIME ZONE" not in kind):
         raise KitError(f"column {column!r} is {kind}.", where=table, mend="convert it to local timestamps without time zone.")
-    if wanted in ("DOUBLE", "BIGINT") and kind.startswith(("VARCHAR", "ENUM", "TIMESTAMP")):
-        raise KitError(f"column {column!r} is {kind}, not a number.", where=table, mend="convert it to numbers.")
-    if column.endswith("_id") and kind in ("DOUBLE", "FLOAT"):
-        wanted = "BIGINT"  # whole numbers that became floats where some are missing
+    if wanted in ("DOUBLE", "BIGINT", "BOOLEAN") and kind.startswith(("VARCHAR", "ENUM", "TIMESTAMP", "DATE", "TIME", "INTERVAL")):
+        what = "true or false" if wanted == "BOOLEAN" else "a number"
+        raise KitError(f"column {column!r} is {kind}, not {what}.", where=table, mend="convert it to true and false." if wanted == "BOOLEAN" else "convert it to numbers.")
+    if column.endswith("_id") and kind in ("DOUBLE", "FLOAT"):  # whole numbers that became floats where some are missing
+        return f'CASE WHEN NOT isnan("{column}") THEN "{column}"::BIGINT END AS "{column}"'
     if wanted is None and not column.endswith("_id"):
         wanted = "VARCHAR"
     return f'"{column}"::{wanted} AS "{column}"' if wanted else f'"{column}"'
+
+
+def _whole_ids(con, table: str, source: str, columns: Sequence[str]) -> None:
+    """Refuse ids that are floats and no whole numbers: rounding would make one of several."""
+    for c in columns:
+        odd = con.sql(f'SELECT count(*) FILTER (NOT isnan("{c}") AND ("{c}" <> trunc("{c}") OR abs("{c}") >= 2::DOUBLE ** 53)) FROM {source}').fetchall()[0][0]
+        if odd:
+            raise KitError(f"column {c!r} holds {odd:,} numbers that are not whole, or too large for a float.", where=table, mend="read the ids as text.")
 
 
 def _frames(con, tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:
@@ -205,7 +215,14 @@ def _frames(con, tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:
             frame = tables[name]
             if not isinstance(frame, pd.DataFrame):
                 raise KitError(f"it is a {type(frame).__name__}, not a frame.", where=name, mend="give a DataFrame.")
-            con.register(f"given_{name}", pa.Table.from_pandas(frame[[c for c in (*MUST[name], *MAY[name]) if c in frame]], preserve_index=False))
+            frame = frame[[c for c in (*MUST[name], *MAY[name]) if c in frame]]
+            if frame.columns.has_duplicates:
+                raise KitError(f"column {frame.columns[frame.columns.duplicated()][0]!r} is there twice.", where=name, mend="keep one of them.")
+            try:
+                arrow = pa.Table.from_pandas(frame, preserve_index=False)
+            except (pa.ArrowInvalid, pa.ArrowTypeError) as e:
+                raise KitError(f"a column holds several types: {e.args[-1]}.", where=name, mend="make it all text, or all numbers.") from e
+            con.register(f"given_{name}", arrow.drop_columns([f.name for f in arrow.schema if pa.types.is_null(f.type) and f.name in MAY[name]]))
         out[name] = f"given_{name}"
     return out
 
@@ -225,14 +242,15 @@ def _build_visits(shop: Shop) -> None:
     given = shop.columns.get("sessions", ())
     columns = [c if c in given else f"NULL::{t} AS {c}" for c, t in (("customer_id", shop.ids.get("customer_id", "BIGINT")), *((c, "VARCHAR") for c in WORDS))]
     told = {"pages", "duration"} <= set(given)
-    span = "SELECT session_id, any_value(visitor_id) AS visitor_id, min(timestamp) AS timestamp, max(timestamp) AS until, count(*) FILTER (event_type IN ('page', 'search', 'view')) AS n FROM raw_events WHERE session_id IS NOT NULL GROUP BY session_id"  # fmt: skip
+    whose = "min(visitor_id) AS visitor_id, " if "visitor_id" in shop.columns["events"] else ""
+    span = f"SELECT session_id, {whose}min(timestamp) AS timestamp, max(timestamp) AS until, count(*) FILTER ({_kind_of()} <= 2) AS n FROM raw_events WHERE session_id IS NOT NULL GROUP BY session_id"  # fmt: skip
     hasty = "pages >= {0} AND duration <= {1} * pages" if told else "n >= {0} AND epoch(until - timestamp) <= {1} * n"
     bot = "coalesce(is_bot, false)" if "is_bot" in given else "false"
     order = ", ".join(["timestamp", *(c for c in given if c not in ("timestamp", "session_id"))])
     rows = f"""SELECT * FROM raw_sessions WHERE session_id IS NOT NULL AND visitor_id IS NOT NULL AND timestamp IS NOT NULL
         QUALIFY row_number() OVER (PARTITION BY session_id ORDER BY {order}) = 1"""
     if not given:
-        rows = span
+        rows = f"SELECT * FROM ({span}) WHERE visitor_id IS NOT NULL AND timestamp IS NOT NULL"
     elif not told:
         rows = f"SELECT s.*, k.until, k.n FROM ({rows}) AS s LEFT JOIN ({span}) AS k USING (session_id)"
     bucket = f"(md5_number_lower(visitor_id::VARCHAR) % {BUCKETS})::USMALLINT"
@@ -257,22 +275,32 @@ def _kind_of() -> str:
     return "(CASE lower(trim(event_type)) " + " ".join(f"WHEN '{k}' THEN {i}" for i, k in enumerate(KINDS)) + " ELSE 0 END)::UTINYINT"
 
 
+def _some_kind(shop: Shop) -> None:
+    """Refuse clicks of which no kind is known: all would pass for pages, and nobody would seem to buy."""
+    known = ", ".join(f"'{k}'" for k in KINDS)
+    if shop.con.sql(f"SELECT 1 FROM raw_events WHERE lower(trim(event_type)) IN ({known}) LIMIT 1").fetchall():
+        return
+    if found := [k for (k,) in shop.con.sql("SELECT DISTINCT event_type FROM raw_events WHERE event_type IS NOT NULL ORDER BY ALL LIMIT 6").fetchall()]:
+        raise KitError(f"no kind of click is known, among them {', '.join(found)}.", where="events.event_type", mend=f"rename yours to {', '.join(KINDS)}.")
+
+
 def _build_clicks(shop: Shop) -> None:
     """clicks: events of people's sessions, numbered by their place in the session, each once."""
     shop.need("visits")
     kind = _kind_of()
+    _some_kind(shop)
     product = "product_id" if "product_id" in shop.columns["events"] else "NULL::BIGINT"
     price = "price" in shop.columns.get("products", ()) and product == "product_id"
-    cents = "round(100 * any_value(price))::INTEGER"
+    cents = "round(100 * min(price) FILTER (isfinite(price)))::BIGINT"
     join = f"LEFT JOIN (SELECT product_id, {cents} AS cents FROM raw_products GROUP BY product_id) AS p USING (product_id)" if price else ""
     # Rows that are alike have the same rank: the first of them has it as its number too. One sorting does for both.
-    shop.con.execute(f"""CREATE TABLE clicks AS SELECT c.*, {"cents" if price else "NULL::INTEGER AS cents"} FROM (
+    shop.con.execute(f"""CREATE TABLE clicks AS SELECT c.*, {"cents" if price else "NULL::BIGINT AS cents"} FROM (
         SELECT e.session_id, e.timestamp, {kind} AS kind, {product} AS product_id, (dense_rank() OVER w)::INTEGER AS place
         FROM raw_events AS e SEMI JOIN visits USING (session_id) WHERE e.timestamp IS NOT NULL
         WINDOW w AS (PARTITION BY e.session_id ORDER BY e.timestamp, {kind}, {product})
         QUALIFY row_number() OVER w = rank() OVER w) AS c {join}""")
     known = ", ".join(f"'{k}'" for k in KINDS)
-    rows, odd, empty, lost, people = shop._one(f"""SELECT count(*), count(*) FILTER (lower(trim(event_type)) NOT IN ({known})),
+    rows, odd, empty, lost, people = shop._one(f"""SELECT count(*), count(*) FILTER (coalesce(lower(trim(event_type)) NOT IN ({known}), true)),
         count(*) FILTER (session_id IS NULL OR timestamp IS NULL), count(*) FILTER (session_id IS NOT NULL AND v.person IS NULL),
         count(*) FILTER (v.person AND timestamp IS NOT NULL)
         FROM raw_events LEFT JOIN (SELECT session_id, NOT known_bot AND NOT hasty AS person FROM every_visit) AS v USING (session_id)""")
@@ -306,7 +334,7 @@ def _build_bills(shop: Shop) -> None:
     has = {c: c if c in given else f"NULL::{shop.ids.get(c, t)}" for c, t in _BILL}
     order = ", ".join(["timestamp", *(c for c in given if c not in ("timestamp", "order_id"))])
     shop.con.execute(f"""CREATE TABLE bills AS SELECT order_id, {has["session_id"]} AS session_id, {has["customer_id"]} AS customer_id, timestamp,
-        greatest(timestamp, {has["recorded"]}) AS known, round({MONEY} * amount)::BIGINT AS amount, round({MONEY} * (amount - {has["cost"]}))::BIGINT AS margin
+        greatest(timestamp, {has["recorded"]}) AS known, round({MONEY} * amount)::BIGINT AS amount, round({MONEY} * (amount - CASE WHEN isfinite({has["cost"]}) THEN {has["cost"]} END))::BIGINT AS margin
         FROM raw_orders WHERE order_id IS NOT NULL AND timestamp IS NOT NULL AND isfinite(amount)
         QUALIFY row_number() OVER (PARTITION BY order_id ORDER BY {order}) = 1""")
     rows, holes = shop._one("SELECT count(*), count(*) FILTER (order_id IS NULL OR timestamp IS NULL OR amount IS NULL OR NOT isfinite(amount)) FROM raw_orders")

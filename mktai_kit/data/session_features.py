@@ -10,6 +10,7 @@ __all__ = ['STEPS', 'UNITS', 'RETURN_DAYS', 'SESSION_FEATURES', 'TARGETS', 'shop
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from .account_features import AccountFeature
@@ -94,11 +95,13 @@ def funnel_counts(shop: Shop, steps: Sequence[str] = STEPS, start=None, end=None
 # %% ../../nbs/data/08b_session_features.ipynb #funnel-counts-2
 def _funnel_args(shop: Shop, steps: Sequence[str], by, within, per: str) -> list[str]:
     known = ("session", *KINDS[2:])
+    if np.ndim(steps) != 1:
+        raise KitError(f"{steps!r} is no funnel.", where="steps", mend=f"name two steps or more of {', '.join(known)}.")
     odd = [s for s in steps if s not in known]
     if odd or len(steps) < 2 or steps[0] != "session" or len(set(steps)) < len(steps):
         what = f"{odd[0]!r} is no step." if odd else f"{tuple(steps)} is no funnel."
         raise KitError(what, where="steps", mend=suggest(odd[0], known) if odd else 'begin with "session", and name each step once.')
-    groups = [by] if isinstance(by, str) else list(by or ())
+    groups = [] if by is None else list(dict.fromkeys([by] if np.ndim(by) == 0 else by))
     for g in groups:
         if g not in (*WORDS, "month"):
             raise KitError(f"there is no group {g!r}.", where="by", mend=suggest(g, (*WORDS, "month")))
@@ -144,6 +147,8 @@ def _sampled(share: float, seed: int) -> str:
     """SQL that says whether a visitor is in the sample: by a hash, so that it is the same one whatever else is there."""
     if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
         raise KitError(f"share = {share!r} is not possible.", where="share", mend="give a number above 0, at most 1.")
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+        raise KitError(f"seed = {seed!r} is not possible.", where="seed", mend="give a whole number.")
     return "true" if share == 1 else f"md5_number_lower('{int(seed)}/' || visitor_id::VARCHAR) < {int(share * 2**64)}::UBIGINT"
 
 
@@ -173,8 +178,8 @@ def unfolding(shop: Shop, after: Sequence[int] = (1, 3, 5, 10), share: float = 1
     may be known only since the order: never a feature); then features, explained by `describe_sessions`; last `buys` {0, 1}: a purchase later
     in this session. Only sessions of people with so many clicks, without a purchase among them.
     """
-    counts = sorted(set(after))
-    if not counts or any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in counts):
+    counts = [] if np.ndim(after) != 1 else sorted(set(after))
+    if not counts or any(isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1 for k in counts):
         raise KitError(f"after = {after!r} is not possible.", where="after", mend="give whole numbers of clicks, such as (1, 3, 5, 10).")
     shop.need("past")
     chosen = f"SELECT session_id FROM visits JOIN sums USING (session_id) WHERE {_sampled(share, seed)} AND {_between('start', start, end)}"
@@ -320,6 +325,8 @@ def assert_sessions_as_of(tables: Mapping[str, pd.DataFrame], moment=None, build
     None; raises KitError that names the columns which differ, in how many rows. `TARGETS` and customer_id may differ; and sessions that are found out as
     machines later are left out
     """
+    with open_shop(tables, settings) as shop:  # tables that do not fit are refused before they are cut
+        shop.need("visits")
     moment = _halfway(tables) if moment is None else _moment(moment)
     cut, said_moment = known_at(tables, moment), "the moment" if isinstance(moment, pd.Series) else str(moment)
     if len(cut["events"]) == len(tables["events"]) or not len(cut["events"]):
@@ -347,7 +354,10 @@ def _built(tables: Mapping[str, pd.DataFrame], build: Callable, moment, settings
 
 def _halfway(tables: Mapping[str, pd.DataFrame]) -> pd.Series:
     """For each person's last visit, if it has two clicks or more, its visitor and the moment after the click in its middle."""
-    e = tables["events"].dropna(subset=["session_id", "visitor_id", "timestamp"]).sort_values(["timestamp", "session_id"], kind="stable")
+    e = tables["events"]
+    if "visitor_id" not in e:
+        e = e.assign(visitor_id=e["session_id"].map(tables["sessions"].drop_duplicates("session_id").set_index("session_id")["visitor_id"]))
+    e = e.dropna(subset=["session_id", "visitor_id", "timestamp"]).sort_values(["timestamp", "session_id"], kind="stable")
     e = e.drop_duplicates(["session_id", "timestamp"])
     person = e["visitor_id"].astype("str")
     if "customer_id" in tables.get("sessions", ()):  # a customer's other devices may see what the last visit brings: they end before it

@@ -18,6 +18,25 @@ from ..settings import KitError, suggest
 UNITS = ("exposure_id", "session_id", "visitor_id", "customer_id", "account_id")
 
 
+def _logs(tables: Mapping[str, pd.DataFrame]) -> pd.Series:
+    """The name of each campaign that has a log, by campaign_id; the log's table in `.attrs`. A name that several share gets the id behind it."""
+    where = {}
+    for log in ("assignments", "exposures"):
+        t = tables.get(log)
+        if t is not None and {"campaign_id", "arm", "propensity"} <= set(t.columns):
+            where |= dict.fromkeys(sorted(set(t.loc[t["arm"].notna() & t["propensity"].notna(), "campaign_id"].dropna()) - set(where)), log)
+    if not where:
+        raise KitError("no table says who was assigned to what.", where="assignments", mend="map arm and propensity of the programmes' logs.")
+    c, names = tables.get("campaigns"), {}
+    if c is not None and {"campaign_id", "objective"} <= set(c.columns):
+        names = c.dropna(subset=["campaign_id", "objective"]).drop_duplicates("campaign_id").set_index("campaign_id")["objective"].astype(str).to_dict()
+    found = pd.Series({i: names.get(i, str(i)) for i in where}, dtype=object)
+    shared = found.duplicated(keep=False)
+    found[shared] = found[shared] + " " + found.index[shared].astype(str)
+    found.attrs = where
+    return found
+
+
 def programmes(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """What was assigned by chance: one row per campaign that has a log of it.
 
@@ -27,39 +46,42 @@ def programmes(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
     Returns
     -------
-    DataFrame by campaign_id: objective (its name, where there is one), log (the table), unit (the id that was drawn), units, arms and smallest (chance)
+    DataFrame by campaign_id: objective (its name, where there is one; with the id behind it where several share it), log (the table), unit (the id
+    that was drawn), units, arms and smallest (chance)
     """
-    rows = []
-    for log in ("assignments", "exposures"):
-        t = tables.get(log)
-        if t is None or not {"campaign_id", "arm", "propensity"} <= set(t.columns):
-            continue
-        t = t[t["arm"].notna() & t["propensity"].notna()]
-        for campaign, mine in t.groupby("campaign_id", sort=True):
-            unit = next((u for u in UNITS if u in mine and mine[u].notna().all()), None)
-            arms = mine["arm"].astype(str).value_counts()
-            rows.append({"campaign_id": campaign, "log": log, "unit": unit, "units": mine[unit].nunique() if unit else 0,
-                         "arms": ", ".join(sorted(arms.index)), "smallest": mine["propensity"].min()})
-    if not rows:
-        raise KitError("no table says who was assigned to what.", where="assignments", mend="map arm and propensity of the programmes' logs.")
-    found = pd.DataFrame(rows).drop_duplicates("campaign_id").set_index("campaign_id")
-    c = tables.get("campaigns")
-    names = c.drop_duplicates("campaign_id").set_index("campaign_id")["objective"].astype(str) if c is not None and "objective" in c else pd.Series(dtype=object)
-    found.insert(0, "objective", [names.get(i, str(i)) for i in found.index])
-    return found
+    named, rows = _logs(tables), []
+    for campaign, log in named.attrs.items():
+        mine = _rows(tables[log], campaign)
+        unit, arms = _unit(mine), sorted(mine["arm"].astype(str).unique())
+        rows.append({"campaign_id": campaign, "objective": named[campaign], "log": log, "unit": unit, "units": mine[unit].nunique() if unit else 0,
+                     "arms": ", ".join(arms), "smallest": mine["propensity"].min()})
+    return pd.DataFrame(rows).set_index("campaign_id")
+
+
+def _rows(log: pd.DataFrame, campaign) -> pd.DataFrame:
+    """The rows of a campaign that say what was drawn, with which chance."""
+    t = log[(log["campaign_id"] == campaign).to_numpy(bool, na_value=False)]
+    return t[t["arm"].notna() & t["propensity"].notna()]
+
+
+def _unit(t: pd.DataFrame) -> str | None:
+    return next((u for u in UNITS if u in t and t[u].notna().all()), None)
 
 # %% ../../nbs/data/09_trials.ipynb #trial
 def _log(tables: Mapping[str, pd.DataFrame], campaign) -> tuple[pd.DataFrame, pd.Series]:
     """The rows of a programme's log, one per unit, and what is known of the programme."""
-    known = programmes(tables)
-    match = known.index[(known["objective"] == str(campaign)) | (known.index.astype(str) == str(campaign))]
+    known = _logs(tables)
+    match = known.index[(known == str(campaign)) | (known.index.astype(str) == str(campaign))]
     if not len(match):
-        raise KitError(f"there is no programme {campaign!r}.", where="campaign", mend=suggest(str(campaign), known["objective"].to_list()))
-    about = known.loc[match[0]]
+        raise KitError(f"there is no programme {campaign!r}.", where="campaign", mend=suggest(str(campaign), known.to_list()))
+    log = known.attrs[match[0]]
+    t = _rows(tables[log], match[0])
+    about = pd.Series({"unit": _unit(t), "log": log}, name=match[0], dtype=object)
     if about["unit"] is None:
-        raise KitError(f"no id is complete in {about['log']}.", where=str(campaign), mend=f"fill one of {', '.join(UNITS)} in every row.")
-    t = tables[about["log"]]
-    t = t[(t["campaign_id"] == match[0]) & t["arm"].notna() & t["propensity"].notna()]
+        raise KitError(f"no id is complete in {log}.", where=str(campaign), mend=f"fill one of {', '.join(UNITS)} in every row.")
+    if "timestamp" not in t or t["timestamp"].isna().any():
+        n = f"{int(t['timestamp'].isna().sum()):,}" if "timestamp" in t else "all"
+        raise KitError(f"the moment of the draw is missing in {n} of {len(t):,} rows of {log}.", where=str(campaign), mend="map timestamp.")
     if t.groupby(about["unit"])["arm"].nunique().gt(1).any():
         raise KitError(f"some {about['unit']} have two arms.", where=str(campaign), mend="name the unit that was drawn, or drop units that changed arms.")
     return t.drop_duplicates(about["unit"]).set_index(about["unit"]), about
@@ -71,7 +93,8 @@ def _days(tables: Mapping[str, pd.DataFrame], campaign_id) -> tuple[pd.Timestamp
     row = c[c["campaign_id"] == campaign_id] if c is not None and {"start_date", "end_date"} <= set(c) else pd.DataFrame()
     if row.empty:
         return pd.Timestamp.min, pd.Timestamp.max
-    return pd.Timestamp(row["start_date"].iloc[0]), pd.Timestamp(row["end_date"].iloc[0]) + pd.Timedelta(days=1)
+    start, last = pd.Timestamp(row["start_date"].iloc[0]), pd.Timestamp(row["end_date"].iloc[0])
+    return pd.Timestamp.min if pd.isna(start) else start, pd.Timestamp.max if pd.isna(last) else last + pd.Timedelta(days=1)
 
 # %% ../../nbs/data/09_trials.ipynb #trial-orders
 def _visits(tables: Mapping[str, pd.DataFrame], ids: pd.Series) -> pd.DataFrame:
@@ -80,23 +103,39 @@ def _visits(tables: Mapping[str, pd.DataFrame], ids: pd.Series) -> pd.DataFrame:
     return s[s["session_id"].isin(ids)].drop_duplicates("session_id").set_index("session_id").reindex(ids.to_numpy())
 
 
-def _orders(tables: Mapping[str, pd.DataFrame], unit: str, ids: pd.Index, campaign_id, without: Sequence[str]) -> pd.DataFrame:
-    """Orders of the units within the campaign's days, with the unit's id and the margin."""
+def _needs(tables: Mapping[str, pd.DataFrame], table: str, *columns: str) -> None:
+    """A KitError unless the table is there, with these columns."""
+    missing = [c for c in columns if table not in tables or c not in tables[table]]
+    if missing:
+        what = f"the log has no reward, and {table} has no {', '.join(missing)}."
+        raise KitError(what, where=table, mend="map the reward of each unit, or what leads from its orders to the unit.")
+
+
+def _orders(tables: Mapping[str, pd.DataFrame], t: pd.DataFrame, campaign_id, without: Sequence[str]) -> pd.DataFrame:
+    """Orders of the units of a log since their draw and within the campaign's days, with the unit's id and the margin."""
+    unit = t.index.name
     if "orders" not in tables:
         raise KitError("there are no orders, and the log has no reward.", where="orders", mend="map the orders, or the reward of each unit.")
+    _needs(tables, "orders", "order_id", "amount", *(["timestamp"] if unit in tables["orders"] and unit != "session_id" else ["session_id"]))
     o = tables["orders"].drop_duplicates("order_id")
     start, stop = _days(tables, campaign_id)
     if unit not in o:
+        _needs(tables, "sessions", "session_id", "timestamp", unit)
         place = _visits(tables, o["session_id"])
         # A visit belongs to the test by when it began, and by the channel that brought it.
         o = o.assign(**{unit: place[unit].to_numpy(), "timestamp": place["timestamp"].to_numpy()})
         o = o[~place["channel"].astype(str).isin(without).to_numpy()] if "channel" in place else o
+    o = o[o[unit].isin(t.index)]
     if unit != "session_id":  # a visit carries its own moment
-        o = o[o["timestamp"].between(start, stop, inclusive="left")]
-    o = o[o[unit].isin(ids)]
-    return o.assign(margin=o["amount"].astype(float) - (o["cost"].astype(float) if "cost" in o else 0.0))
+        drawn = t["timestamp"].reindex(o[unit]).to_numpy()
+        o = o[o["timestamp"].between(start, stop, inclusive="left").to_numpy() & (o["timestamp"].to_numpy() >= drawn)]
+    margin = o["amount"].astype(float) - (o["cost"].astype(float) if "cost" in o else 0.0)
+    if margin.isna().any():
+        what = f"{int(margin.isna().sum()):,} of {len(o):,} orders of the programme's units have no amount or no cost."
+        raise KitError(what, where="orders", mend="fill them in, or leave the column cost out: then the margin is the amount.")
+    return o.assign(margin=margin)
 
-
+# %% ../../nbs/data/09_trials.ipynb #trial-read
 def trial(tables: Mapping[str, pd.DataFrame], campaign, without: Sequence[str] = ("saved cart", "retargeting")) -> pd.DataFrame:
     """A programme's units, with what they got and what they earned.
 
@@ -109,7 +148,7 @@ def trial(tables: Mapping[str, pd.DataFrame], campaign, without: Sequence[str] =
     Returns
     -------
     DataFrame by unit id: action (str), propensity, timestamp, goal (orders placed, or whether the unit converted), profit (money; margins less
-    `cost`), cost (of contacts, money) and cluster (what shares luck: the product's week where that decides the action, else the visitor, else the
+    `cost`), paid (money for goods; only where orders were counted), cost (of contacts, money) and cluster (what shares luck: the product's week where that decides the action, else the visitor, else the
     customer, else the unit)
     """
     t, about = _log(tables, campaign)
@@ -120,10 +159,11 @@ def trial(tables: Mapping[str, pd.DataFrame], campaign, without: Sequence[str] =
         goal = t["converted"].astype(float) if "converted" in t else (reward > 0).astype(float)
         out = out.assign(goal=goal.fillna(0), profit=reward.fillna(0) - cost)
     else:
-        orders = _orders(tables, about["unit"], t.index, about.name, without)
-        sums = orders.groupby(about["unit"])["margin"].agg(["size", "sum"]).reindex(t.index).fillna(0).astype(float)
+        orders = _orders(tables, t, about.name, without)
+        orders = orders.assign(paid=orders["amount"].astype(float))
+        sums = orders.groupby(about["unit"]).agg(goal=("margin", "size"), margin=("margin", "sum"), paid=("paid", "sum")).reindex(t.index).fillna(0).astype(float)
         cost = cost + _touched(tables, about.name, t.index)
-        out = out.assign(goal=sums["size"], profit=sums["sum"] - cost)
+        out = out.assign(goal=sums["goal"], profit=sums["margin"] - cost, paid=sums["paid"])
     return out.assign(cost=cost, cluster=_cluster(t))
 
 # %% ../../nbs/data/09_trials.ipynb #trial-more

@@ -99,6 +99,8 @@ def visitor_panel(shop: Shop, snapshots, history_days: int = 28, horizon_days: i
 
 
 def _inside(shop: Shop, days: list[pd.Timestamp], history: int, ahead: int | None) -> None:
+    if not shop._one("SELECT count(customer_id) FROM visits JOIN sums USING (session_id)")[0]:
+        raise KitError("no visit is of a known customer.", where="sessions.customer_id", mend="say in sessions whose visits they are, where it is known.")
     first, last = (pd.Timestamp(t) for t in shop._one("SELECT min(first), max(last) FROM sums"))
     if days[0] - pd.Timedelta(days=history) < first.floor("D"):
         what = f"{history} days before {days[0]:%Y-%m-%d} are not all there: the clicks begin on {first:%Y-%m-%d}."

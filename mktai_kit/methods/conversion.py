@@ -199,13 +199,14 @@ class _Task:
 
 def _task(frame, features, target, unit, time, cluster, horizon_days, until) -> _Task:
     """Check rows and columns, drop rows whose outcome is not known, sort, and turn words into numbers."""
-    features, unit = list(features), [c for c in unit if c in frame.columns]
-    for c in [*features, target, time, *([cluster] if cluster else [])]:
+    features = [features] if isinstance(features, str) else list(dict.fromkeys(features))
+    frame = frame if frame.index.is_unique else frame.reset_index(drop=True)
+    for c in [*features, *unit, target, time, *([cluster] if cluster else [])]:
         if c not in frame.columns:
             raise KitError(f"no column {c!r}.", where="frame", mend=suggest(c, list(frame.columns)) or "give all features and the target.")
     leaks = [c for c in features if c in (target, time, "label_to", *unit)]
-    if leaks or not features or not unit:
-        what = f"{leaks[0]!r} is no feature." if leaks else "no features, or no id of a row."
+    if leaks or not features:
+        what = f"{leaks[0]!r} is no feature." if leaks else "there are no features."
         raise KitError(what, where="features", mend="leave out ids, times and outcomes.")
     if frame.duplicated(unit).any():
         raise KitError(f"{frame.duplicated(unit).sum():,} rows repeat their {', '.join(unit)}.", where="frame", mend="one row per unit.")
@@ -215,7 +216,7 @@ def _task(frame, features, target, unit, time, cluster, horizon_days, until) -> 
     when = _times(frame[time], time).set_axis(frame.index)
     days = pd.Timedelta(days=horizon_days)
     known = _times(frame["label_to"], "label_to").set_axis(frame.index) if "label_to" in frame else when + days
-    end = pd.Timestamp(until) if until is not None else known.max() if "label_to" in frame or not horizon_days else when.max()
+    end = _times([until], "until").iloc[0] if until is not None else known.max() if "label_to" in frame or not horizon_days else when.max()
     open_, blank = known > end, y.isna()
     notes = [_("{n:,} rows left out: their outcome is not known yet").format(n=int(open_.sum()))] if open_.any() else []
     notes += [_("{n:,} rows left out: they have no outcome").format(n=int((blank & ~open_).sum()))] if (blank & ~open_).any() else []
@@ -225,7 +226,10 @@ def _task(frame, features, target, unit, time, cluster, horizon_days, until) -> 
     person = same_person(used) if cluster is None else used[cluster]
     levels = levels_of(used[features])
     ids = used[[*unit, *[c for c in ("visitor_id", "customer_id") if c in used and c not in unit]]]
-    return _Task(encode(used[features], levels), y[used.index].to_numpy(), when[used.index], person, known[used.index], ids, levels, notes)
+    X = encode(used[features], levels)
+    if (broken := np.isinf(X).any()).any():
+        raise KitError(f"{X.columns[broken][0]!r} holds infinite values.", where="features", mend="make them missing, or mend them.")
+    return _Task(X, y[used.index].to_numpy(), when[used.index], person, known[used.index], ids, levels, notes)
 
 # %% ../../nbs/methods/07b_conversion.ipynb #forward
 FEW = 20  # people with the event, and without, that a model must have to learn from
@@ -265,6 +269,8 @@ def _judge(task: _Task, chances: pd.DataFrame, note: str, reference: str, k: flo
 
 def _scored(frame, features, target, unit, time, cluster, horizon_days, until, models, reference, k, split, interval) -> Scored:
     task = _task(frame, features, target, unit, time, cluster, horizon_days, until)
+    if odd := set(split) - {"first", "n_test", "gap_days", "folds", "seed"}:
+        raise KitError(f"no setting {min(odd)!r}.", where="split", mend=suggest(str(min(odd)), ["first", "n_test", "gap_days", "folds", "seed"]))
     reference = reference or next((m for m in list(models)[1:] if m not in ("logistic", "boosting")), list(models)[0])
     if reference not in models:
         raise KitError(f"no model {reference!r}.", where="reference", mend=f"one of {', '.join(models)}.")
@@ -416,6 +422,8 @@ def session_quality(frame: pd.DataFrame, features: Sequence[str], target: str = 
     if scale is None:
         n_test, start = split.get("n_test", 2), found["time"].min()
         scale = _scale(found.loc[found["time"] <= start + (found["time"].max() - start) / n_test, "chance"].to_numpy())
+    if not {"chance", "score"} <= set(getattr(scale, "columns", [])):
+        raise KitError("it has no chance and score.", where="scale", mend="give the `scale` of an earlier Quality.")
     score = np.interp(found["chance"], scale["chance"], scale["score"])
     return Quality(found.assign(score=score), scale, scored)
 
@@ -443,7 +451,7 @@ def quality_table(quality: Quality, outcomes: Mapping[str, pd.Series], bins: int
     -------
     DataFrame, lowest scores first: bin, n, score_from, score_to, chance (mean, as promised), and an Estimate of each outcome's rate, by person
     """
-    s = quality.scores
+    s, bins = quality.scores, _whole("bins", bins, 1)
     rank = s["score"].rank(method="average", pct=True)
     part = np.minimum((rank * bins - 1e-9).astype(int), bins - 1)
     out = s.groupby(part).agg(n=("score", "size"), score_from=("score", "min"), score_to=("score", "max"), chance=("chance", "mean"))
@@ -530,11 +538,12 @@ def _worth(told: pd.DataFrame, value: str | float | None) -> np.ndarray:
     if isinstance(value, str):
         if value not in told:
             raise KitError(f"no column {value!r}.", where="value", mend=suggest(value, list(told.columns)) or "name a column of the panel.")
-        out = told[value].to_numpy(dtype=float, na_value=np.nan)
+        out = pd.to_numeric(told[value], errors="coerce").to_numpy(dtype=float, na_value=np.nan)
     else:
         out = np.full(len(told), 1.0 if value is None else float(value))
     if not (np.isfinite(out).all() and (out >= 0).all()):
-        raise KitError(f"{(~(np.isfinite(out) & (out >= 0))).sum():,} values are missing or below 0.", where="value", mend="fill them, and say how.")
+        what = f"{(~(np.isfinite(out) & (out >= 0))).sum():,} values are missing or below 0, or no numbers."
+        raise KitError(what, where=value if isinstance(value, str) else "value", mend="fill them, and say how.")
     return out
 
 
@@ -594,7 +603,7 @@ def work_through(lists: pd.DataFrame, per_day: int, within_days: int, bought_at:
     (Estimate: share of the buyers who were worked before they bought, if bought_at is given)
     """
     per_day, within_days = _whole("per_day", per_day, 1), _whole("within_days", within_days, 1)
-    if not {customer, time, "rank", "y", "person"} <= set(lists.columns) or lists.duplicated([customer, time]).any():
+    if not {customer, time, "rank", "y", "person"} <= set(lists.columns) or lists.duplicated([customer, time]).any() or not len(lists):
         raise KitError("customer, snapshot, rank, y and person are needed, one row per lead and snapshot.", where="lists", mend="give Leads.lists.")
     day = (lists["rank"] - 1) // per_day + 1
     out = lists.assign(work_day=day, kept=day <= within_days)
@@ -606,7 +615,7 @@ def work_through(lists: pd.DataFrame, per_day: int, within_days: int, bought_at:
         if bought_at.index.nlevels != 2 or bought_at.index.has_duplicates:
             raise KitError("it is not indexed by customer and snapshot, once each.", where="bought_at", mend="use set_index([customer, snapshot]).")
         when = bought_at.reindex(pd.MultiIndex.from_frame(out[[customer, time]])).to_numpy()
-        worked = out[time] + pd.to_timedelta(out["work_day"] - 1, unit="D")
+        worked = _times(out[time], time).set_axis(out.index) + pd.to_timedelta(out["work_day"] - 1, unit="D")
         out["reached"] = (worked <= when).where(~pd.isna(when))
         buyers = out[(out["y"] == 1) & out["reached"].notna()]
         summary["reached"] = rate(buyers, buyers["reached"]) if len(buyers) else Estimate(None, None, None, 0, level, "", _("not enough data: nobody"))
@@ -653,7 +662,10 @@ def page_value_probe(X: pd.DataFrame, y, suspect: str | Sequence[str] = "page_va
     -------
     Probe. Source: Sakar et al. (2019), "Real-time prediction of online shoppers' purchasing intention"; Kaufman et al. (2012), "Leakage in data mining"
     """
-    suspect, y = [suspect] if isinstance(suspect, str) else list(suspect), np.asarray(y, dtype=float)
+    suspect, repeats, folds = [suspect] if isinstance(suspect, str) else list(suspect), _whole("repeats", repeats, 1), _whole("folds", folds, 2)
+    if isinstance(y, pd.Series) and isinstance(X, pd.DataFrame) and len(y) == len(X) and not y.index.equals(X.index):
+        raise KitError("its index is not that of X.", where="y", mend="bring both into the same order, for instance y.loc[X.index].")
+    y = pd.to_numeric(pd.Series(np.asarray(y)), errors="coerce").to_numpy(dtype=float, na_value=np.nan)
     if not isinstance(X, pd.DataFrame) or len(X) != len(y) or not set(suspect) < set(X.columns) or not np.isin(y, (0, 1)).all():
         what = f"{len(X):,} rows and {len(y):,} outcomes; columns {', '.join(map(str, suspect))}."
         raise KitError(what, where="page_value_probe", mend="a DataFrame that holds the suspects and more, and one outcome of 0 or 1 per row.")
@@ -700,6 +712,8 @@ def _probe_row(y: np.ndarray, score: np.ndarray, means: Mapping, interval: Mappi
 def _ahead(model, X: pd.DataFrame, y: np.ndarray, order, test_from, interval: Mapping) -> dict:
     """The row of a model learnt before `test_from` and judged from there on."""
     order = np.asarray(order)
+    if test_from is None and order.dtype.kind not in "iufmM":
+        raise KitError("it holds words: which of them are the last fifth?", where="order", mend="give test_from, or numbers or times.")
     if len(order) != len(y) or pd.isna(order).any():
         raise KitError(f"{len(order):,} places in time for {len(y):,} rows, or some missing.", where="order", mend="one per row.")
     start = order.min() + 0.8 * (order.max() - order.min()) if test_from is None else test_from

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from .experiment_plan import KINDS, Check, _arm_column, design, false_discovery, minimum_effect, sample_ratio
+from .experiment_plan import KINDS, Check, _arm_column, _real, false_discovery, sample_ratio
 from .metrics import COLOURS, INK, Estimate, _codes, _column, _wilson, with_interval
 from .uplift import _in_order
 from ..settings import KitError, suggest
@@ -155,6 +155,8 @@ def _few(u: _Units, names: Sequence, binary: bool, min_n: int, min_events: int) 
         n = int(mine.sum())
         if n < max(min_n, 2):
             return _("not enough data: {n:,} units of {arm}, {m:,} needed").format(n=n, arm=name, m=max(min_n, 2))
+        if not u.den[mine].any():
+            return _("not enough data: the denominator of {arm} is 0 throughout").format(arm=name)
         events = [(u.num[mine] != 0).sum()] + ([((u.den - u.num)[mine] != 0).sum()] if binary else [])
         if min(events) < min_events:
             return _("not enough data: {n:,} units of {arm} with or without the event, {m:,} needed").format(n=min(events), arm=name, m=min_events)
@@ -224,8 +226,9 @@ def ratio_effect(numerator, denominator, arm, cluster=None, control="control", t
     arm, names = _two(_in_order(arm, index, "arm"), control, treatment)
     cluster = _in_order(cluster, index, "cluster")
     x = _covariates(covariates, len(num), index)
-    if len(arm) != len(num):
-        raise KitError(f"{len(arm):,} arms for {len(num):,} rows.", where="arm", mend="give one per row.")
+    for name, given in (("arm", arm), ("cluster", cluster)):
+        if given is not None and len(given) != len(num):
+            raise KitError(f"{len(given):,} {name}s for {len(num):,} rows.", where=name, mend="give one per row.")
     used = arm.isin(names).to_numpy()
     code = (arm == names[1]).to_numpy().astype(int)[used]
     u, _rows = _gather(num[used], den[used], code, None if x is None else x[used], None if cluster is None else np.asarray(cluster)[used])
@@ -252,10 +255,10 @@ class Cuped:
 
 
 def _balance(x: np.ndarray, arm: np.ndarray) -> float:
-    """p-value of the covariates having the same means in all arms: Wald test on the units."""
+    """p-value of the covariates being alike in all arms: Wald test on their ranks, which heavy tails do not lead to false alarms."""
     from scipy.stats import chi2
 
-    arms, k = np.unique(arm), 0
+    x, arms, k = pd.DataFrame(x).rank().to_numpy(), np.unique(arm), 0
     centre, total = x.mean(axis=0), 0.0
     for a in arms:
         mine = x[arm == a]
@@ -284,11 +287,15 @@ def cuped(y, x, arm, n_boot: int = 200, seed: int = 7) -> Cuped:
     index = y.index if isinstance(y, pd.Series) else None
     out = _number_column(y, "y")
     X = _covariates(x, len(out), index)
+    if X is None or not len(out):
+        raise KitError("there is no covariate, or no row.", where="cuped", mend="give behaviour from before the test, one row per unit.")
     code = pd.factorize(_arm_column(_in_order(arm, index, "arm")), sort=True)[0]
     if len(code) != len(out):
         raise KitError(f"{len(code):,} arms for {len(out):,} rows.", where="arm", mend="give one per row.")
     of = lambda v: pd.DataFrame(v).groupby(code).transform("mean").to_numpy()
     within, resid = X - of(X), out - of(out)[:, 0]
+    if not resid.any():
+        raise KitError("the outcome does not vary within the arms.", where="y", mend="there is nothing to narrow.")
     theta = np.linalg.lstsq(within, resid, rcond=None)[0]
     kept = with_interval(_left_over, resid, within @ theta, n_boot=n_boot, seed=seed, min_events=0)
     adjusted = out - (X - X.mean(axis=0)) @ theta
@@ -314,7 +321,9 @@ def non_inferiority(effect: Estimate, margin: float, direction: str = "up") -> s
     "within" (shown), "beyond" (shown to be worse than that), "not shown" or "not enough data". Source: Schuirmann (1987); ICH E9 (1998): one side
     of a two-sided interval, so at level 0.95 the chance of a wrong "within" is 2.5 %
     """
-    if not (math.isfinite(margin) and margin >= 0) or direction not in ("up", "down"):
+    if not isinstance(effect, Estimate):
+        raise KitError(f"{effect!r} has no interval.", where="effect", mend="give an `Estimate`, such as `ratio_effect(...).relative`.")
+    if not _real(margin, "margin") >= 0 or direction not in ("up", "down"):
         raise KitError(f"margin {margin}, direction {direction!r}.", where="non_inferiority", mend="a margin of 0 or more, and 'up' or 'down'.")
     if effect.value is None:
         return "not enough data"
@@ -360,8 +369,22 @@ class Metric:
             raise KitError("a ratio, and nothing else, has a denominator.", where=f"metric {self.name!r}", mend="name its column, or leave it out.")
         if (self.margin is not None and self.role != "guardrail") or (self.worth is not None and self.role != "primary"):
             raise KitError("a margin is for guardrails, `worth` for primary metrics.", where=f"metric {self.name!r}", mend="leave the other out.")
-        if not all(v is None or (math.isfinite(v) and v >= 0) for v in (self.margin, self.worth)):
+        if not all(v is None or _real(v, f"metric {self.name!r}") >= 0 for v in (self.margin, self.worth)):
             raise KitError("margin and worth are 0 or more.", where=f"metric {self.name!r}", mend="0.02 for 2 %.")
+
+# %% ../../nbs/methods/10a_experiments.ipynb #picked
+def _picked(units: pd.DataFrame, columns, where: str) -> pd.DataFrame | None:
+    """Columns of the units by their names, or None."""
+    if isinstance(columns, str):
+        raise KitError(f"{columns!r} is a single name.", where=where, mend=f"give a list: [{columns!r}].")
+    lost = [c for c in columns or () if c not in units]
+    if lost:
+        raise KitError(f"there is no column {lost[0]!r}.", where=where, mend=suggest(lost[0], units.columns))
+    return units[list(columns)] if columns else None
+
+
+def _ids(units: pd.DataFrame, cluster: str | None) -> pd.Series | None:
+    return None if cluster is None else _picked(units, [cluster], "cluster")[cluster]
 
 
 def _values(units: pd.DataFrame, metric: Metric) -> tuple[np.ndarray, np.ndarray]:
@@ -394,8 +417,8 @@ def spread(units: pd.DataFrame, metric: Metric, cluster: str | None = None, cova
     dict with value, sd and n, as `design` takes them. Source: as `ratio_effect`
     """
     num, den = _values(units, metric)
-    x = None if not covariates else _covariates(units[list(covariates)], len(units), None)
-    u, _rows = _gather(num, den, np.zeros(len(num), int), x, None if cluster is None else units[cluster])
+    x = _covariates(_picked(units, covariates, "covariates"), len(units), None)
+    u, _rows = _gather(num, den, np.zeros(len(num), int), x, _ids(units, cluster))
     if len(u.num) < 2:
         raise KitError(f"{len(u.num)} units have no spread.", where="spread", mend="give more of them.")
     read = _read(u, 1)
@@ -415,6 +438,7 @@ class Readout:
     table : DataFrame, a row per metric and arm: metric, role, arm, control, treated, absolute and relative (Estimates), p, p_adjusted,
         kept (share of the variance that covariates left), verdict; empty where the test is invalid. Intervals are not widened for the number of metrics
     decisions : DataFrame by arm: decision, reason
+    margins : dict of guardrail to the relative effect beyond which it is broken
     """
 
     decision: str
@@ -423,6 +447,7 @@ class Readout:
     check: Check
     table: pd.DataFrame = field(repr=False, compare=False)
     decisions: pd.DataFrame = field(repr=False, compare=False)
+    margins: dict = field(default_factory=dict, repr=False, compare=False)
 
     def to_dict(self) -> dict:
         """Plain values, ready for JSON."""
@@ -485,6 +510,8 @@ def _prepared(units: pd.DataFrame, metrics: Sequence[Metric], control, arm: str,
     """The arm of each row and the treatments, after the checks of a readout's arguments."""
     if not isinstance(units, pd.DataFrame) or not len(units):
         raise KitError("there are no units.", where="readout", mend="give a DataFrame with a row per unit.")
+    if not all(isinstance(m, Metric) for m in metrics):
+        raise KitError("some are no `Metric`.", where="metrics", mend="for instance [Metric('orders', 'mean', 'orders')].")
     names = [m.name for m in metrics]
     if len(set(names)) != len(names) or not any(m.role == "primary" for m in metrics):
         raise KitError("metrics need different names, and one of them the role 'primary'.", where="metrics", mend="name before the test what decides.")
@@ -551,7 +578,9 @@ def readout(units: pd.DataFrame, metrics: Sequence[Metric], control="control", a
     """
     if not 0 < level < 1:
         raise KitError(f"level = {level!r} is no coverage.", where="level", mend="for instance 0.95.")
-    metrics = list(metrics)
+    metrics = [metrics] if isinstance(metrics, Metric) else list(metrics)
+    if planned is not None:
+        _real(planned, "planned")
     arms, others = _prepared(units, metrics, control, arm, cluster)
     check = _split_check(units, arms, cluster, expected, by, alpha_split)
     if check.verdict == "fail":
@@ -560,10 +589,7 @@ def readout(units: pd.DataFrame, metrics: Sequence[Metric], control="control", a
         raise KitError(f"all rows have the control {control!r}.", where="arm", mend="give both arms' rows.")
     x = None
     if covariates:
-        lost = [c for c in covariates if c not in units]
-        if lost:
-            raise KitError(f"there is no column {lost[0]!r}.", where="covariates", mend=suggest(lost[0], units.columns))
-        x = _covariates(units[list(covariates)], len(units), units.index)
+        x = _covariates(_picked(units, covariates, "covariates"), len(units), units.index)
         u, _rows = _gather(np.ones(len(units)), np.ones(len(units)), pd.factorize(arms, sort=True)[0], x, None if cluster is None else units[cluster])
         if _balance(u.x, u.arm) < alpha_split:
             return _invalid(check, others, _("Covariates differ between the arms (p < {a:g}): they were not measured before the test.").format(a=alpha_split))
@@ -605,7 +631,8 @@ def _decided(table: pd.DataFrame, check: Check, metrics: dict, others: list, pla
     gain = {a: -math.inf if first["absolute"][a].value is None else sign * first["absolute"][a].value for a in others}
     best = max(others, key=lambda a: (rank[rows[a][0]], gain[a]))
     reason = rows[best][1] if len(others) == 1 else f"{best}: {rows[best][1]}"
-    return Readout(rows[best][0], reason[:1].upper() + reason[1:], best, check, table, decisions)
+    margins = {m.name: -m.margin if m.direction == "up" else m.margin for m in metrics.values() if m.margin is not None}
+    return Readout(rows[best][0], reason[:1].upper() + reason[1:], best, check, table, decisions, margins)
 
 # %% ../../nbs/methods/10a_experiments.ipynb #plot-effects
 def plot_effects(read: Readout, ax=None):
@@ -626,18 +653,20 @@ def plot_effects(read: Readout, ax=None):
     shown = [r for r in read.table.itertuples() if r.relative.value is not None]
     ax = plt.subplots(figsize=(6.5, 1.2 + 0.45 * max(len(shown), 1)), layout="constrained")[1] if ax is None else ax
     ax.axvline(0, color=INK, linewidth=1, linestyle="--")
-    colour = dict(zip(ROLES, COLOURS))
+    colour, last = dict(zip(ROLES, COLOURS)), max((k for k, r in enumerate(shown) if r.metric in read.margins), default=-1)
     for k, r in enumerate(shown):
         e, known = r.relative, {t.get_label() for t in ax.containers}
         ax.errorbar(e.value, -k, xerr=[[e.value - e.low], [e.high - e.value]], fmt="o", capsize=3, color=colour[r.role],
                     label=_(r.role) if _(r.role) not in known else f"_{k}")  # fmt: skip
+        if r.metric in read.margins:
+            ax.plot([read.margins[r.metric]] * 2, [-k - 0.3, -k + 0.3], color=INK, linewidth=2, label=_("margin") if k == last else "_")
     several = len({r.arm for r in shown}) > 1
     ax.set_yticks([-k for k in range(len(shown))], [f"{r.metric}, {r.arm}" if several else r.metric for r in shown])
     ax.xaxis.set_major_formatter(PercentFormatter(1))
     ax.set(xlabel=_("Effect, relative to the control"), ylim=(-len(shown) + 0.4, 0.6))
     ax.spines[["top", "right"]].set_visible(False)
     if shown:
-        ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
+        ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4)
     return ax
 
 # %% ../../nbs/methods/10a_experiments.ipynb #aa-simulation
@@ -666,8 +695,8 @@ def aa_simulation(units: pd.DataFrame, metrics: Sequence[Metric], cluster: str |
 
     if not (isinstance(n_sims, int) and n_sims >= 20 and 0 < share < 1):
         raise KitError(f"n_sims {n_sims}, share {share}.", where="aa_simulation", mend="20 tosses or more, and a share between 0 and 1.")
-    x = _covariates(units[list(covariates)], len(units), None) if covariates else None
-    codes, n = _codes(None if cluster is None else units[cluster], len(units))
+    x = _covariates(_picked(units, covariates, "covariates"), len(units), None)
+    codes, n = _codes(_ids(units, cluster), len(units))
     tosses = np.random.default_rng(seed).random((n_sims, n)) < share
     out = []
     for m in metrics:

@@ -80,6 +80,7 @@ def _linear(f: Callable, sums: np.ndarray) -> tuple[float, float, int]:
 def _t(level: float, df: int) -> float:
     from scipy.stats import t
 
+    _covers(level)
     return float(t.ppf((1 + level) / 2, max(df, 1)))
 
 
@@ -94,9 +95,15 @@ def _share(some: np.ndarray, of: np.ndarray, level: float, min_n: int, who: str)
     return Estimate(p, *_wilson(p, independent * (_normal(level) / _t(level, df)) ** 2, level), n, level, "", f"{g:,} {who}")
 
 
+def _covers(level: float) -> None:
+    if isinstance(level, str) or not 0 < level < 1:
+        raise KitError(f"level = {level!r}.", where="level", mend="give a coverage between 0 and 1, such as 0.95.")
+
+
 def _normal(level: float) -> float:
     from statistics import NormalDist
 
+    _covers(level)
     return NormalDist().inv_cdf((1 + level) / 2)
 
 # %% ../../nbs/methods/07a_funnels.ipynb #funnel
@@ -194,6 +201,10 @@ def friction(table: pd.DataFrame, steps: Sequence[str], by: str, cluster: str | 
     """
     from statsmodels.stats.multitest import multipletests
 
+    try:
+        multipletests([0.5], method=correction)
+    except (TypeError, ValueError) as e:
+        raise KitError(f"no correction {correction!r}.", where="correction", mend='use "holm" or "fdr_bh".') from e
     steps, strata = list(steps), [adjust] if adjust is not None else []
     reached, codes, n_clusters, _skipped = _prepared(table, steps, cluster, [by, *strata])
     (names, group), (layers, layer) = _groups(table, by), _groups(table, adjust)
@@ -278,7 +289,7 @@ def transitions(events: pd.DataFrame, unit: str = "session_id", state: str = "ev
     The first state of each visit follows "start". Independent of the order of rows: events of the same time go in the order of `CLICKS`.
     """
     for column in [unit, state, time, *([cluster] if cluster else [])]:
-        if column not in events.columns or events[column].isna().any():
+        if column not in getattr(events, "columns", []) or events[column].isna().any():
             raise KitError(f"no column {column!r}, or it has gaps.", where="events", mend="give every event its visit, state and time.")
     e = pd.DataFrame({"unit": events[unit], "state": events[state].astype("str"), "time": events[time], "cluster": events[cluster or unit]})
     if not len(e) or e["state"].isin(["start", "exit"]).any():

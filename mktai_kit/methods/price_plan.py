@@ -105,6 +105,8 @@ def candidates(
     the price now was not tested, or a product has no price left
     """
     p = _checked(products)
+    if not 0 < level < 1 or not (max_step is None or isinstance(max_step, (int, float, np.number)) and max_step >= 0):
+        raise KitError(f"level {level!r}, max_step {max_step!r}.", where="candidates", mend="a level such as 0.95, and a step such as 0.1 for 10 %.")
     low, high = _tested(p, tested)
     if max_step is not None:
         low, high = np.maximum(low, p["price"] * (1 - max_step)), np.minimum(high, p["price"] * (1 + max_step))
@@ -118,9 +120,9 @@ def candidates(
     found = [_prices(*one, endings, step, ladder) for one in zip(p["price"], low, high, p["reference"])]
     empty = next((k for k, prices in enumerate(found) if not len(prices)), None)
     if empty is not None:
-        what = (f"no price of {p['product_id'][empty]!r} meets the rules: the margin floor asks for {low[empty]:.2f} or more, the step and the test "
-               f"for {high[empty]:.2f} or less.")
-        raise KitError(what, where="candidates", mend="leave the product out, lower the floor, or allow a larger step.")
+        what = (f"no price of {p['product_id'][empty]!r} meets the rules: test, step and margin floor ask for {low[empty]:.2f} or more and "
+               f"{high[empty]:.2f} or less, with the endings asked for.")
+        raise KitError(what, where="candidates", mend="leave the product out, lower the floor, or allow a larger step or more endings.")
     row = np.repeat(np.arange(len(p)), [len(prices) for prices in found])
     return _outlook(p, pd.DataFrame({"row": row, "price": np.concatenate(found)}), level)
 
@@ -138,11 +140,11 @@ def _prices(now: float, low: float, high: float, reference: float, endings, step
 def _tested(p: pd.DataFrame, tested) -> tuple[pd.Series, pd.Series]:
     """Lowest and highest tested price of each product; refuses where there is none, or the price now lies outside."""
     if tested is not None:
-        if not 0 < tested[0] < tested[1]:
+        if isinstance(tested, str) or np.shape(tested) != (2,) or not 0 < tested[0] < tested[1]:
             raise KitError(f"{tested!r} is no range.", where="tested", mend="give (low, high), such as (0.85, 1.15).")
         low, high = tested[0] * p["reference"], tested[1] * p["reference"]
     elif {"tested_low", "tested_high"} <= set(p):
-        low, high = p["tested_low"].astype(float), p["tested_high"].astype(float)
+        low, high = (pd.to_numeric(p[c], errors="coerce") for c in ("tested_low", "tested_high"))
     else:
         mend = "give `tested`, the lowest and highest factor of the price test. Outside it nothing is known of demand, and no plan is made."
         raise KitError("nothing says which prices were tested.", where="tested", mend=mend)
@@ -264,15 +266,19 @@ def _links(p, c, max_changes, at_least, not_above) -> list[tuple]:
     """Rules that tie products together: (coefficients, least, most)."""
     out = []
     if max_changes is not None:
-        if isinstance(max_changes, bool) or int(max_changes) != max_changes or max_changes < 0:
+        if isinstance(max_changes, bool) or not isinstance(max_changes, (int, np.integer)) or max_changes < 0:
             raise KitError(f"{max_changes!r} is no number of products.", where="max_changes", mend="give 0 or more.")
         out.append(((~c["now"]).to_numpy(float), -np.inf, max_changes))
     for name, least in at_least.items():
         if name not in OBJECTIVES:
             raise KitError(f"there is no total {name!r}.", where="at_least", mend=suggest(name, OBJECTIVES))
-        size = max(abs(least), 1e-9)
+        if not isinstance(least, (int, float, np.number)) or not math.isfinite(least):
+            raise KitError(f"{least!r} is no number.", where=f"at_least[{name!r}]", mend="give the least that the plan has to reach.")
+        size = max(abs(least), c[name].abs().max(), 1e-9)
         out.append((c[name].to_numpy() / size, least / size, np.inf))
     place = pd.Series(np.arange(len(p)), index=p["product_id"])
+    if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in not_above):
+        raise KitError(f"{not_above!r} is no list of pairs.", where="not_above", mend="for instance [('small pack', 'large pack')].")
     for a, b in not_above:
         for one in (a, b):
             if one not in place.index:
@@ -323,6 +329,8 @@ def plan_gain(plan: PricePlan, objective: str = "profit", shared: float = 1.0, n
     if objective not in OBJECTIVES or not 0 <= shared <= 1:
         raise KitError(f"objective {objective!r} with shared = {shared!r} cannot be drawn.", where="plan_gain",
             mend=f"use one of {', '.join(OBJECTIVES)} and a share from 0 to 1.")
+    if n_draws < 100 or not 0 < level < 1:
+        raise KitError(f"{n_draws} draws at level {level}.", where="plan_gain", mend="give 100 draws or more, and a level such as 0.95.")
     p, key = plan.products, "units" if objective == "volume" else objective
     at = tuple(p[c].to_numpy() for c in _AT)
     price, rng = plan.table["price"].to_numpy(), np.random.default_rng(seed)
@@ -355,7 +363,7 @@ def pareto(products: pd.DataFrame, tested: tuple[float, float] | None = None, ag
     """
     if against not in OBJECTIVES[1:]:
         raise KitError(f"profit is traded against revenue or volume, not {against!r}.", where="against", mend="give one of the two.")
-    if points < 2:
+    if not isinstance(points, (int, np.integer)) or points < 2:
         raise KitError(f"{points} points make no front.", where="points", mend="give 2 or more.")
     floors = dict(rules.pop("at_least", None) or {})
     first = optimise(products, tested, "profit", at_least=floors, **rules)
@@ -385,6 +393,8 @@ def plot_pareto(front: pd.DataFrame, against: str = "revenue", ax=None):
     import matplotlib.pyplot as plt
 
     ax = plt.subplots(figsize=(5.5, 3.6), layout="constrained")[1] if ax is None else ax
+    if against not in OBJECTIVES[1:]:
+        raise KitError(f"profit is drawn over revenue or volume, not {against!r}.", where="against", mend="give one of the two.")
     now = front["plan"].iloc[0].totals.loc["now"]
     ax.plot(front[against], front["profit"], marker="o", color=COLOURS[0], label=_("best plans"))
     ax.plot(now[against], now["profit"], marker="s", linestyle="", color=COLOURS[1], label=_("prices now"))
@@ -457,7 +467,13 @@ def price_frame(order_lines: pd.DataFrame, orders: pd.DataFrame, customers: pd.D
         gone = [c for c in columns if c not in frame]
         if gone:
             raise KitError(f"there is no column {gone[0]!r}.", where=name, mend=suggest(gone[0], frame.columns))
-    lines = order_lines.drop_duplicates(["order_id", "line"])
+    both = [c for c in groups if c in proxies]
+    if both:
+        raise KitError(f"{both[0]!r} is a group and a proxy.", where="price_frame", mend="rename one of the two columns.")
+    for column, a, b in (("order_id", order_lines, orders), ("customer_id", orders, customers)):
+        if pd.api.types.is_numeric_dtype(a[column]) != pd.api.types.is_numeric_dtype(b[column]):
+            raise KitError("it holds words in one table and numbers in the other.", where=column, mend="give the same ids everywhere.")
+    lines = order_lines.drop_duplicates(["order_id", "line"])[wanted[0][2]]
     known = orders.drop_duplicates("order_id").dropna(subset=["customer_id"])[["order_id", "customer_id", *proxies]]
     people = customers.drop_duplicates("customer_id")[["customer_id", *groups]]
     out = lines.merge(known, on="order_id").merge(people.astype({"customer_id": known["customer_id"].dtype}), on="customer_id")

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from .experiment_plan import CORRECTIONS, false_discovery
 from .metrics import COLOURS, INK, Estimate, compare, mae
 from ..settings import KitError, suggest
 from ..settings import gettext as _
@@ -85,12 +86,12 @@ def _sales(units, quantity, price, reference, exposure, cluster, fixed, controls
 
 
 def _finite(units: pd.DataFrame, column: str) -> np.ndarray:
-    """A column of any finite numbers, centred."""
+    """A column of any finite numbers, centred and on the scale of its spread."""
     a = units[column].to_numpy(dtype=float, na_value=np.nan)
     if not np.isfinite(a).all():
         what = f"{(~np.isfinite(a)).sum():,} of {len(a):,} values are missing or infinite."
         raise KitError(what, where=f"units[{column!r}]", mend="fill them or leave out these rows, and say so.")
-    return a - a.mean()
+    return (a - a.mean()) / (a.std() if a.std() > 0 else 1.0)
 
 
 def _within(values: np.ndarray, weight: np.ndarray, codes: np.ndarray) -> np.ndarray:
@@ -208,6 +209,8 @@ def _inverted(statistic, at: float, step: float, limit: float) -> tuple[float, f
     from scipy.optimize import brentq
 
     ends = []
+    if not abs(at) < REACH or not statistic(at) < limit:
+        return None  # the fit ran away: all sales at one price
     for sign in (-1, 1):
         inner, outer, width = at, at + sign * step, step
         while statistic(outer) < limit:
@@ -353,9 +356,16 @@ def _slice(units, method: str, cluster, instrument, randomised, level: float) ->
         raise KitError("nothing says which rows share one draw of the price.", where="cluster", mend=mend)
     if randomised is None:
         return units
-    if randomised not in units:
-        raise KitError(f"there is no column {randomised!r}.", where="randomised", mend=suggest(randomised, units.columns))
-    return units[units[randomised].astype("boolean").fillna(False).to_numpy(bool)]
+    return units[_flags(units, randomised)]
+
+
+def _flags(units: pd.DataFrame, column: str) -> np.ndarray:
+    """A column of yes and no as bools; missing is no."""
+    if column not in units:
+        raise KitError(f"there is no column {column!r}.", where="randomised", mend=suggest(column, units.columns))
+    if not units[column].dropna().isin([True, False]).all():
+        raise KitError("it holds other values than True and False.", where=f"units[{column!r}]", mend="make it a column of bool.")
+    return units[column].astype("boolean").fillna(False).to_numpy(bool)
 
 
 def _too_little(found: Mapping, min_clusters: int, min_sold: int) -> str:
@@ -424,11 +434,11 @@ def instrument_check(units: pd.DataFrame, instrument: str, randomised: str | Non
     of 10; the
     placebo is a zero-first-stage test, van Kippersluis & Rietveld (2018)
     """
-    shop = units if randomised is None else units[~units[randomised].astype("boolean").fillna(False).to_numpy(bool)]
+    shop = units if randomised is None else units[~_flags(units, randomised)]
     s = _sales(*_asked(shop, columns), cluster, columns.get("fixed"), columns.get("controls", ()), instrument)
     first = _first_stage(s)[1]
     slope, F = first["first_stage"], first["first_stage_F"]
-    half = math.sqrt(_limit(int(s.cluster.max()) + 1, columns.get("level", 0.95))) * abs(slope) / math.sqrt(F)
+    half = math.sqrt(_limit(int(s.cluster.max()) + 1, columns.get("level", 0.95))) * (abs(slope) / math.sqrt(F) if F > 0 else 0.0)
     moves = Estimate(slope, slope - half, slope + half, len(s.y), columns.get("level", 0.95))
     rows = [("moves the price", moves, F, "strong" if F >= strong else "weak")]
     if randomised is not None:
@@ -451,6 +461,21 @@ def _placebo(units, instrument, randomised, draw, columns) -> tuple:
     if found.value is None:
         return found, math.nan, found.note
     return found, math.nan, "no sign of it" if found.low <= 0 <= found.high else "invalid"
+
+# %% ../../nbs/methods/12a_pricing.ipynb #joinable
+def _joinable(prices: pd.DataFrame, order_lines: pd.DataFrame, orders: pd.DataFrame) -> None:
+    """Refuse moments of several years, and ids of which some are words and others numbers."""
+    if not pd.api.types.is_datetime64_any_dtype(orders["timestamp"]):
+        raise KitError("it holds no moments.", where="orders['timestamp']", mend="turn it into moments by `pd.to_datetime`.")
+    years = sorted(orders["timestamp"].dt.year.dropna().astype(int).unique())
+    if len(years) > 1:
+        what = f"orders lie in the years {', '.join(map(str, years))}, and weeks are counted within one."
+        raise KitError(what, where="orders", mend="call this for each year.")
+    if len(order_lines) and not order_lines["line"].eq(1).any():
+        raise KitError("no order has a line 1.", where="order_lines['line']", mend="number the lines of each order from 1, as whole numbers.")
+    for column, a, b in (("order_id", order_lines, orders), ("product_id", order_lines, prices)):
+        if pd.api.types.is_numeric_dtype(a[column]) != pd.api.types.is_numeric_dtype(b[column]):
+            raise KitError("it holds words in one table and numbers in the other.", where=column, mend="give the same ids everywhere.")
 
 # %% ../../nbs/methods/12a_pricing.ipynb #price_weeks
 RETURNED = ("saved cart", "retargeting")
@@ -478,6 +503,7 @@ def price_weeks(prices: pd.DataFrame, order_lines: pd.DataFrame, orders: pd.Data
         gone = [c for c in wanted if c not in frame]
         if gone:
             raise KitError(f"there is no column {gone[0]!r}.", where=name, mend=suggest(gone[0], frame.columns))
+    _joinable(prices, order_lines, orders)
     copies = prices.duplicated(["product_id", "week"])
     if copies.any():
         what = f"{copies.sum():,} rows name a product and week that another row has."
@@ -515,7 +541,7 @@ def overlap(units: pd.DataFrame, price: str, cluster: str, propensity: str, quan
     -------
     DataFrame indexed by price: draws, planned (share), got (share), rows, sold, verdict ("as planned", "thin" or "not as planned"); `attrs["p"]` is
     the p-value of the
-    chi-squared test of draws against plan, and below 0.001 no row is "as planned". Source: Pearson (1900); as a gate, Fabijan et al. (2019),
+    chi-squared test of draws against plan (what the chances leave to 1 counts as a price that nobody got), and below 0.001 no row is "as planned". Source: Pearson (1900); as a gate, Fabijan et al. (2019),
     "Diagnosing sample ratio mismatch"
     """
     from scipy.stats import chisquare
@@ -523,6 +549,8 @@ def overlap(units: pd.DataFrame, price: str, cluster: str, propensity: str, quan
     for c in (price, cluster, propensity, quantity):
         if c not in units:
             raise KitError(f"there is no column {c!r}.", where="units", mend=suggest(c, units.columns))
+    if units[[price, cluster]].isna().any(axis=None):
+        raise KitError("some rows have no price or no draw.", where="units", mend="a draw that was lost is a fault to mend, not a row to leave out.")
     several = units.groupby(cluster)[price].nunique().gt(1)
     chances = units.groupby(price, observed=True)[propensity].nunique().ne(1)
     if several.any():
@@ -534,7 +562,11 @@ def overlap(units: pd.DataFrame, price: str, cluster: str, propensity: str, quan
     by = units.groupby(price, observed=True)
     out = pd.DataFrame({"draws": by[cluster].nunique(), "planned": by[propensity].first(), "rows": by.size(), "sold": by[quantity].sum()})
     out.insert(2, "got", out["draws"] / out["draws"].sum())
-    p = float(chisquare(out["draws"], out["planned"] / out["planned"].sum() * out["draws"].sum()).pvalue)
+    lost = 1 - out["planned"].sum()  # chance of prices that no row shows
+    if lost < -1e-6:
+        raise KitError("the chances of the prices add up to more than 1.", where=f"units[{propensity!r}]", mend="give the chance of each price.")
+    drawn, planned = ([*out["draws"], 0], [*out["planned"], lost]) if lost > 1e-6 else (out["draws"], out["planned"] / out["planned"].sum())
+    p = float(chisquare(drawn, np.asarray(planned) * out["draws"].sum()).pvalue)
     verdict = np.where(out["draws"] < min_draws, "thin", "as planned") if p >= 0.001 else "not as planned"
     out["verdict"], out.attrs["p"] = verdict, p
     return out
@@ -553,7 +585,7 @@ def elasticity_by(units: pd.DataFrame, by: str, method: str = "randomised", corr
     units : DataFrame, as in `elasticity`
     by : str, column of groups; KitError for what `PROTECTED` lists
     method : "randomised" or "poisson"
-    correction : str, for the p-values of the groups; any of statsmodels' `multipletests`, such as "holm" or "fdr_bh"
+    correction : "holm", "bh" or "none", for the p-values of the groups
     level : float in (0, 1), coverage
     min_sold : int, clusters with a sale below which a group has no figure
     columns : the other arguments of `elasticity`
@@ -568,17 +600,19 @@ def elasticity_by(units: pd.DataFrame, by: str, method: str = "randomised", corr
     """
     if method not in ("randomised", "poisson"):
         raise KitError(f"{method!r} cannot be compared between groups.", where="method", mend='use "randomised" or "poisson".')
-    if by.lower() in PROTECTED:
+    if str(by).lower() in PROTECTED:
         mend = ("a price may not follow from who somebody is: group by product, device or visitor type, and audit the prices paid "
                "(`trust.fairness.audit`).")
         raise KitError(f"{by!r} is a protected attribute.", where="by", mend=mend)
     units = _slice(units, method, columns.get("cluster"), None, columns.pop("randomised", None), level)
+    if by is None or correction not in CORRECTIONS:
+        raise KitError(f"by {by!r} with correction {correction!r}.", where="elasticity_by", mend=f"name a column, and one of {', '.join(CORRECTIONS)}.")
     codes, options = _labels(units, by), dict(columns, level=level, min_sold=min_sold)
     names = [n for n in pd.factorize(units[by], sort=True)[1]]
     whole = elasticity(units, method, **options)
     rows = [_one_group(units, codes == k, method, options) for k in range(len(names))]
     out = pd.DataFrame(rows, index=pd.Index(names, name=by))
-    out["p_adjusted"] = _adjusted(out["p"].to_numpy(float), correction)
+    out["p_adjusted"] = false_discovery(out["p"], correction)
     out["shrunk"], spread = _shrunk(out["elasticity"], out.pop("se").to_numpy(float), level)
     down, sure = out.pop("gap") < 0, out["p_adjusted"] < 1 - level
     out["verdict"] = np.where(out["p"].isna(), "not enough data", np.where(sure, np.where(down, "answers more", "answers less"),
@@ -610,15 +644,6 @@ def _influence(units, shared, n_shared, beta, options) -> np.ndarray:
     mu = _fitted(s, beta, gamma)
     x = _residual(s.x, s.W, mu, s.fixed)
     return np.bincount(shared, x * (s.y - mu), n_shared) / (mu * x**2).sum()
-
-
-def _adjusted(p: np.ndarray, correction: str) -> np.ndarray:
-    from statsmodels.stats.multitest import multipletests
-
-    out, made = np.full(len(p), np.nan), np.isfinite(p)
-    if made.any():
-        out[made] = multipletests(p[made], method=correction)[1]
-    return out
 
 
 def _shrunk(estimates: pd.Series, se: np.ndarray, level: float) -> tuple[list, float]:
@@ -702,7 +727,7 @@ def demand_forecast(
     future : int, steps; or a DataFrame of the steps to come, in order, with the planned `price`
     quantity : str, column of units, 0 or more
     price : str, column of price or factor; then `elasticity` has to be given
-    elasticity : float or Estimate, from a test; the forecast moves with price to this power
+    elasticity : float, Estimate or Elasticity, from a test; the forecast moves with price to this power
     period : int, steps in a season: 7 for days, 52 for weeks (of which two years have to be there)
     harmonics : int, pairs of waves in a season
     trend : bool, whether the log of demand may go up or down steadily
@@ -717,6 +742,9 @@ def demand_forecast(
     "Forecasting: Principles and Practice", ch. 5
     """
     y, offset, ahead = _history(history, future, quantity, price, elasticity)
+    if not all(isinstance(v, (int, np.integer)) and v >= m for v, m in ((period, 1), (harmonics, 0), (folds, 0))):
+        raise KitError(f"period {period!r}, harmonics {harmonics!r}, folds {folds!r}.", where="demand_forecast", mend="give whole numbers.")
+    harmonics = min(harmonics, period // 2)  # faster waves look the same
     n, options = len(y), (period, harmonics, trend, level)
     least = period + 2 * (1 + trend + 2 * harmonics)
     if n < max(least, period + 1) + ahead * min(folds, 1):
@@ -742,20 +770,40 @@ def demand_forecast(
 def _history(history, future, quantity, price, elasticity) -> tuple[np.ndarray, np.ndarray, int]:
     """Quantities, offsets of past and future steps, and how many are to come."""
     y = _numbers(history, quantity, False)
-    ahead = future if isinstance(future, int) else len(future)
+    if not isinstance(future, (int, np.integer, pd.DataFrame)):
+        raise KitError(f"{future!r} are no steps.", where="future", mend="give a number of steps, or a frame with one row per step.")
+    ahead = len(future) if isinstance(future, pd.DataFrame) else int(future)
     if ahead < 1:
         raise KitError("nothing is asked for.", where="future", mend="give a number of steps, or a frame with one row per step.")
     if (price is None) != (elasticity is None):
         raise KitError("price and elasticity go together.", where="demand_forecast", mend="give both, the elasticity from a price test, or neither.")
+    if not y.any():
+        raise KitError("nothing was sold.", where=f"history[{quantity!r}]", mend="there is nothing to forecast from.")
     if price is None:
         return y, np.zeros(len(y) + ahead), ahead
-    if isinstance(future, int):
+    if not isinstance(future, pd.DataFrame):
         raise KitError("the prices to come are not known.", where="future", mend=f"give a frame with {price!r} for each step.")
-    power = getattr(elasticity, "value", elasticity)
+    power = getattr(elasticity, "estimate", elasticity)
+    power = getattr(power, "value", power)
+    if power is not None and not isinstance(power, (int, float, np.number)):
+        raise KitError(f"{elasticity!r} is no elasticity.", where="elasticity", mend="give a number, an Estimate or an Elasticity.")
     if power is None:
         raise KitError("the elasticity has no figure: not enough data.", where="elasticity", mend="test prices for longer, or forecast without a "
                                                                                                   "price.")
     return y, power * np.log(np.append(_numbers(history, price, True), _numbers(future, price, True))), ahead
+
+# %% ../../nbs/methods/12a_pricing.ipynb #ladder
+def _ladder(factors: Sequence[float], chances: Sequence[float] | None) -> tuple[np.ndarray, np.ndarray]:
+    """Factors of a price test and the chance of each, checked."""
+    try:
+        f = np.asarray(factors, float)
+        p = np.full(len(f), 1 / max(len(f), 1)) if chances is None else np.asarray(chances, float)
+    except (TypeError, ValueError) as e:
+        raise KitError("factors and chances are no numbers.", where="factors", mend="for instance [0.9, 1, 1.1].") from e
+    if not len(f) or len(p) != len(f) or not (f > 0).all() or not (p > 0).all() or abs(p.sum() - 1) > 1e-6:
+        what = "these factors and chances do not fit: they make no test."
+        raise KitError(what, where="factors", mend="give factors above 0, and for each a chance above 0, which add up to 1.")
+    return f, p
 
 # %% ../../nbs/methods/12a_pricing.ipynb #price_test_design
 def price_test_design(
@@ -786,11 +834,12 @@ def price_test_design(
     """
     from scipy.stats import norm
 
-    f = np.asarray(factors, float)
-    p = np.full(len(f), 1 / max(len(f), 1)) if chances is None else np.asarray(chances, float)
-    if len(f) < 2 or len(p) != len(f) or (f <= 0).any() or len(np.unique(f)) < 2 or (p <= 0).any() or abs(p.sum() - 1) > 1e-6:
+    f, p = _ladder(factors, chances)
+    if len(np.unique(f)) < 2:
         raise KitError("these factors and chances make no test.", where="price_test_design", mend="give two or more different factors above 0, and "
                                                                                                   "chances that add up to 1.")
+    if not (0 < level < 1 and 0 < power < 1 and all(w > 0 for w in weeks)):
+        raise KitError(f"level {level}, power {power}, weeks {list(weeks)}.", where="price_test_design", mend="shares between 0 and 1, weeks above 0.")
     if not units_per_week > 0 or not dispersion > 0 or elasticity == against:
         raise KitError("there is nothing to tell apart, or nothing is sold.", where="price_test_design", mend="give positive sales and dispersion, "
                                                                                                               "and two different elasticities.")
@@ -826,11 +875,9 @@ def draw_prices(products: Sequence, weeks: Sequence, factors: Sequence[float], c
     """
     import hashlib
 
-    p = np.full(len(factors), 1 / len(factors)) if chances is None else np.asarray(chances, float)
-    if len(p) != len(factors) or (p <= 0).any() or abs(p.sum() - 1) > 1e-6:
-        raise KitError("the chances do not fit the factors.", where="chances", mend="give one above 0 for each factor, adding up to 1.")
+    f, p = _ladder(factors, chances)
     cells = [(a, w) for a in dict.fromkeys(products) for w in dict.fromkeys(weeks)]
     u = [int.from_bytes(hashlib.sha256(f"{seed}|{a}|{w}".encode()).digest()[:8], "big") / 2**64 for a, w in cells]
     arm = np.minimum(np.searchsorted(np.cumsum(p), u, side="right"), len(p) - 1)
     out = pd.DataFrame(cells, columns=["product_id", "week"])
-    return out.assign(factor=np.asarray(factors, float)[arm], propensity=p[arm], randomised=True)
+    return out.assign(factor=f[arm], propensity=p[arm], randomised=True)

@@ -38,9 +38,13 @@ def _interactions(frame, where: str = "interactions") -> pd.DataFrame:
     _columns(frame, _NEEDED, where)
     if frame.empty:
         raise KitError("there are no rows.", where=where, mend="check the filter that made them.")
-    if not pd.api.types.is_datetime64_any_dtype(frame["timestamp"]):
-        raise KitError(f"the type is {frame['timestamp'].dtype}.", where=f"{where}.timestamp", mend="use pd.to_datetime.")
+    if not pd.api.types.is_datetime64_dtype(frame["timestamp"]):
+        mend = "use pd.to_datetime; times with a zone: dt.tz_convert(your zone).dt.tz_localize(None)."
+        raise KitError(f"the type is {frame['timestamp'].dtype}.", where=f"{where}.timestamp", mend=mend)
     out = frame[[*_NEEDED, *(["session_id"] if "session_id" in frame else [])]].copy()
+    for name in ("user_id", "item_id"):
+        if isinstance(out[name].dtype, pd.CategoricalDtype):
+            out[name] = out[name].astype(out[name].cat.categories.dtype)
     out["weight"] = 1.0
     if "weight" in frame:
         weight = pd.to_numeric(frame["weight"], errors="coerce").to_numpy(float, na_value=np.nan)
@@ -48,6 +52,28 @@ def _interactions(frame, where: str = "interactions") -> pd.DataFrame:
             raise KitError("some weights are missing or not above 0.", where=f"{where}.weight", mend="leave these rows out.")
         out["weight"] = weight
     return out
+
+# %% ../../nbs/methods/09a_recommend.ipynb #checks-2
+def _when(value, where: str) -> pd.Timestamp:
+    """A moment without time zone."""
+    try:
+        moment = pd.Timestamp(value)
+    except (TypeError, ValueError) as e:
+        raise KitError(f"{value!r} is no date.", where=where, mend="for instance '2025-10-01'.") from e
+    if moment is pd.NaT or moment.tzinfo is not None:
+        raise KitError(f"{value!r} is missing or has a time zone.", where=where, mend="give a local date.")
+    return moment
+
+
+def _days_of(model) -> None:
+    for name in ("half_life", "popular_days", "window_days", "decay_days"):
+        if (days := getattr(model, name, None)) is not None:
+            _days(days, name)
+
+
+def _days(value, where: str) -> None:
+    if isinstance(value, (bool, str)) or not value > 0:
+        raise KitError(f"{value!r} is no length of time.", where=where, mend="give days above 0.")
 
 
 def _whole(value, where: str) -> int:
@@ -135,10 +161,9 @@ def time_split(interactions: pd.DataFrame, at=None, valid_days: float = 28, test
     """
     frame = _interactions(interactions)
     for name, days in (("valid_days", valid_days), ("test_days", test_days)):
-        if not days > 0:
-            raise KitError(f"{days!r} is no length of time.", where=name, mend="give days above 0.")
+        _days(days, name)
     end = frame["timestamp"].max() + pd.Timedelta(1, "us")
-    test_from = end - pd.Timedelta(days=test_days) if at is None else pd.Timestamp(at)
+    test_from = end - pd.Timedelta(days=test_days) if at is None else _when(at, "at")
     valid_from, test_to = test_from - pd.Timedelta(days=valid_days), test_from + pd.Timedelta(days=test_days)
     t = frame["timestamp"]
     parts = [frame[(t >= a) & (t < b)].reset_index(drop=True) for a, b in ((t.min(), valid_from), (valid_from, test_from), (test_from, test_to))]
@@ -201,7 +226,7 @@ def _catalogue(frame: pd.DataFrame, items) -> tuple[pd.Index, pd.DataFrame | Non
 
 def _asked(users, known: pd.Index | None) -> pd.Index:
     """The users asked about: each once; an error where they are of another type than the known ones."""
-    users = pd.Index(users)
+    users = pd.Index([users] if np.ndim(users) == 0 else users)
     if not len(users) or users.hasnans or users.has_duplicates:
         raise KitError("no users, missing ids, or ids that come twice.", where="users", mend="give each user once.")
     if known is not None and pd.api.types.is_numeric_dtype(users.dtype) != pd.api.types.is_numeric_dtype(known.dtype):
@@ -219,15 +244,15 @@ class _Learner:
     def fit(self, interactions: pd.DataFrame, items: pd.DataFrame | None = None, now=None):
         """Learn from interactions before `now` (default: just after the last one); `items` with item_id is the catalogue. Returns self."""
         frame = _interactions(interactions)
-        self.now_ = frame["timestamp"].max() + pd.Timedelta(1, "us") if now is None else pd.Timestamp(now)
+        self.now_ = frame["timestamp"].max() + pd.Timedelta(1, "us") if now is None else _when(now, "now")
+        _days_of(self)
         if late := (frame["timestamp"] >= self.now_).sum():
             raise KitError(f"{late:,} interactions are not before now = {self.now_}.", where="fit", mend="give only what was known at the time.")
         self.items_, self.features_ = _catalogue(frame, items)
         self.users_ = _ids(frame["user_id"], "user_id")
         self.seen_ = _matrix(frame, self._weigh(frame), self.users_, self.items_)
         order = np.argsort(-self._popular(frame, self.popular_days), kind="stable")
-        self.place_ = np.empty(len(order), np.int64)
-        self.place_[order] = np.arange(len(order))
+        self.place_ = np.argsort(order)  # of each product in that order
         self._learn(frame)
         return self
 
@@ -711,9 +736,12 @@ class Hybrid(Recommender):
         self.weights_ = self.tried_.iloc[0][list(self.models)].to_dict() if self.weights is None else dict(self.weights)
         if set(self.weights_) != set(self.models):
             raise KitError(f"weights of {sorted(self.weights_)}.", where="Hybrid.weights", mend=f"give one for each of {sorted(self.models)}.")
+        if not (all(0 <= w < np.inf for w in self.weights_.values()) and any(self.weights_.values())):
+            raise KitError(f"{self.weights_}.", where="Hybrid.weights", mend="give 0 or more, not all 0.")
         self.parts_ = {name: replace(m).fit(frame, items, self.now_) for name, m in self.models.items() if self.weights_[name]}
 
     def _scored(self, users, past, rows, history):
         if history is not None:
-            history = history[_among(history["user_id"], users)]
+            mine = history[_among(history["user_id"], users)]
+            history = mine if len(mine) else history  # where none of these users has one, it holds nothing of theirs
         return sum(np.float32(self.weights_[name]) * _unit(part.scores(users, history)) for name, part in self.parts_.items())

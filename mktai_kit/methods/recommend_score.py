@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from .metrics import COLOURS, INK, Estimate, with_interval
-from .recommend import Popularity, Recommender, Split, _among, _columns, _ids, _interactions, _unseen, _whole, per_user
+from .recommend import Recommender, Split, _among, _columns, _ids, _interactions, _unseen, _when, _whole, per_user
 from ..settings import KitError, suggest
 from ..settings import gettext as _
 
@@ -27,6 +27,9 @@ def _relevant(later: pd.DataFrame, before: pd.DataFrame, repeats: str) -> pd.Dat
     """What counts as found: pairs user_id, item_id, without those met before where repeats are dropped."""
     if repeats not in REPEATS:
         raise KitError(f"{repeats!r} is not known.", where="repeats", mend=suggest(repeats, REPEATS))
+    for c in ("user_id", "item_id"):
+        if pd.api.types.is_numeric_dtype(later[c].dtype) != pd.api.types.is_numeric_dtype(before[c].dtype):
+            raise KitError(f"ids are {later[c].dtype} here, but {before[c].dtype} before.", where=f"test.{c}", mend="use the same type in both.")
     return _unseen(later, before) if repeats == "drop" else later[["user_id", "item_id"]].drop_duplicates()
 
 
@@ -280,7 +283,7 @@ def evaluate(
     that is a hit which the baseline misses
     """
     train, test = _interactions(train, "train"), _interactions(test, "test")
-    now = test["timestamp"].min() if now is None else pd.Timestamp(now)
+    now = test["timestamp"].min() if now is None else _when(now, "now")
     if baseline not in models:
         raise KitError(f"there is no model {baseline!r}.", where="baseline", mend=suggest(baseline, models))
     if category is not None and (items is None or category not in items):
@@ -357,7 +360,7 @@ def next_items(interactions: pd.DataFrame, since=None, last: int = 10, max_quest
     _columns(interactions, ["session_id"], "interactions")
     order = frame.sort_values(["session_id", "timestamp", "item_id"]).drop_duplicates(["session_id", "item_id"])
     if since is not None:
-        order = order[order.groupby("session_id")["timestamp"].transform("min") >= pd.Timestamp(since)]
+        order = order[order.groupby("session_id")["timestamp"].transform("min") >= _when(since, "since")]
     order = order.assign(place=order.groupby("session_id").cumcount())
     asked = order[order["place"] > 0].reset_index(drop=True)
     if asked.empty:
@@ -404,7 +407,7 @@ def popularity_bias(
     Bias(table: tenth, products, consumption and one share per model; gini of consumption and of each model's places; groups: group x model,
     Estimates of the mean shift in doublings). Sources: Abdollahpouri, Mansoury, Burke & Mobasher (2019), "The unfairness of popularity bias in recommendation"
     """
-    consumed = _interactions(consumed, "consumed")
+    consumed, bins = _interactions(consumed, "consumed"), _whole(bins, "bins")
     catalogue = _ids((consumed if items is None else items)["item_id"], "item_id")
     pairs = consumed[["user_id", "item_id"]].drop_duplicates()
     met = pairs.groupby("item_id").size().reindex(catalogue).fillna(0)
@@ -533,6 +536,26 @@ def _beta_prior(hits: np.ndarray, n: np.ndarray) -> tuple[float, float]:
     return p * size, (1 - p) * size
 
 # %% ../../nbs/methods/09b_recommend_score.ipynb #product-counts
+def _lines(frame, numbers, where: str) -> None:
+    """Refuse order lines with missing or odd times and numbers."""
+    _columns(frame, ["product_id", "timestamp", *numbers], where)
+    if not pd.api.types.is_datetime64_dtype(frame["timestamp"]):
+        raise KitError(f"the type is {frame['timestamp'].dtype}.", where=f"{where}.timestamp", mend="use local times without a zone.")
+    for name in numbers:
+        if not pd.api.types.is_numeric_dtype(frame[name]) or not np.isfinite(frame[name].to_numpy(float)).all():
+            raise KitError("it holds something else than numbers.", where=f"{where}.{name}", mend="convert it with pd.to_numeric.")
+    if (frame["quantity"] <= 0).any():
+        what = f"{(frame['quantity'] <= 0).sum():,} of {len(frame):,} quantities are 0 or less."
+        raise KitError(what, where=f"{where}.quantity", mend="take them out; what came back belongs into `returns`, above 0.")
+
+
+def _some_of(products, returns, views) -> None:
+    """Refuse ids of which none is a product: they would pass for none at all."""
+    for name, ids in (("returns", returns), ("views", None if views is None else pd.Series(views).index)):
+        if ids is not None and len(ids) and not _among(ids, products).any():
+            raise KitError("none of its ids is a product.", where=name, mend="ids must be of the same type as in `lines`.")
+
+
 def _product_counts(lines, products, returns, views, now, days: float) -> pd.DataFrame:
     """Per product in the window: lines, lines of the two halves, units, amount, cost, units returned."""
     since = now - pd.Timedelta(days=days)
@@ -576,13 +599,16 @@ def product_scores(
     shop's), return_share, earns (per week), each with _low and _high, points (0 to 100: rank of earns), points_low, points_high, thin.
     Source: Robbins (1956); Casella (1985), "An introduction to empirical Bayes data analysis"; ranks: Laird & Louis (1989)
     """
-    _columns(lines, ["product_id", "timestamp", "quantity", "amount"], "lines")
+    _lines(lines, ["quantity", "amount", *(["cost"] if "cost" in lines else [])], "lines")
     if returns is not None:
-        _columns(returns, ["product_id", "timestamp", "quantity"], "returns")
-    now = lines["timestamp"].max() + pd.Timedelta(1, "us") if now is None else pd.Timestamp(now)
+        _lines(returns, ["quantity"], "returns")
+    _some_of(lines["product_id"] if products is None else products, returns=None if returns is None else returns["product_id"], views=views)
+    now = lines["timestamp"].max() + pd.Timedelta(1, "us") if now is None else _when(now, "now")
     found = _product_counts(lines, products, returns, views, now, days)
     if found["n"].sum() < 50:
         raise KitError(f"{found['n'].sum():,.0f} lines in the last {days:g} days.", where="lines", mend="50 are needed: take more days.")
+    if not 0 < level < 1:
+        raise KitError(f"level = {level!r}.", where="level", mend="give a coverage between 0 and 1, such as 0.95.")
     rng, ends = np.random.default_rng(seed), [(1 - level) / 2, (1 + level) / 2]
     drawn = _posterior(found, days / 7, draws, rng)
     out = pd.DataFrame({"n": found["n"].astype(int)})
@@ -592,7 +618,7 @@ def product_scores(
     out["points"], (out["points_low"], out["points_high"]) = rank.mean(axis=0), np.quantile(rank, ends, axis=0)
     return out.assign(thin=out["n"] < min_n).sort_values("points", ascending=False, kind="stable")
 
-
+# %% ../../nbs/methods/09b_recommend_score.ipynb #posterior
 def _posterior(c: pd.DataFrame, weeks: float, draws: int, rng) -> dict[str, np.ndarray]:
     """Draws (draws, products) of demand, trend, return share and earnings per week."""
     n, seen = c["n"].to_numpy(float), c["views"].to_numpy(float) + 1

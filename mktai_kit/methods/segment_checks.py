@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 from sklearn.base import clone
 
+from ..data.features import _moment
 from .metrics import COLOURS, Estimate, _codes, _wilson
-from .segments import Segmenter, _holm, _labels, _points, scaled
+from .segments import Segmenter, _holm, _labels, _points
 from .uplift import _in_order, _mean_estimate, dr_scores, make_folds
 from ..settings import KitError, suggest
 from ..settings import gettext as _
@@ -107,7 +108,8 @@ def profile(segments, frame: pd.DataFrame, clustered_on: Sequence[str] = (), lev
 
     Returns
     -------
-    DataFrame, one row per variable (and word) and segment: variable, value, segment, mean (`Estimate`; a share for words), difference (`Estimate`, segment
+    DataFrame, one row per variable (and word) and segment: variable, value, segment, mean (`Estimate`; a share for words), difference (`Estimate`,
+    segment
     less the others), d (standardised difference), p, p_adjusted (Holm over the whole table). Source: Welch (1947); Cohen (1988); Holm (1979)
     """
     both = [c for c in frame if c in set(clustered_on)]
@@ -186,9 +188,12 @@ def stability_over_time(frames: Mapping, segmenter: Segmenter, n_boot: int = 500
 
     Returns
     -------
-    OverTime: `table` with before, after, same_borders (adjusted Rand `Estimate` between the segments as fitted before and as fitted after, on the later month's
-    rows: 1 where the borders stayed), n_shared, moved (`Estimate`: share of customers of both months who are in another segment, borders as fitted in the first
-    month) ; `transitions` with before, after, from, to, n, share (of those in `from`), segments as fitted in the first month. Source: Hubert & Arabie (1985);
+    OverTime: `table` with before, after, same_borders (adjusted Rand `Estimate` between the segments as fitted before and as fitted after, on the
+    later month's
+    rows: 1 where the borders stayed), n_shared, moved (`Estimate`: share of customers of both months who are in another segment, borders as fitted
+    in the first
+    month) ; `transitions` with before, after, from, to, n, share (of those in `from`), segments as fitted in the first month. Source: Hubert &
+    Arabie (1985);
     Wilson (1927) for shares
     """
     if len(frames) < 2:
@@ -237,7 +242,8 @@ def rfm_segments(orders: pd.DataFrame, snapshot, history_days: int | None = None
 
     Parameters
     ----------
-    orders : DataFrame with customer_id, timestamp, amount, one row per order; where there is an order_id or transaction_id, its lines are added up. Rows
+    orders : DataFrame with customer_id, timestamp, amount, one row per order; where there is an order_id or transaction_id, its lines are added
+    up. Rows
         without customer_id are left out
     snapshot : day; what happened on it or later is not looked at
     history_days : int, how far to look back; None looks at everything
@@ -245,7 +251,8 @@ def rfm_segments(orders: pd.DataFrame, snapshot, history_days: int | None = None
     Returns
     -------
     DataFrame by customer_id: recency (days since the last order), frequency (orders with a positive amount), monetary (sum of amounts, returns
-    taken off), r, f, m (1 to 5, 5 the best; equal values share a score), segment (name). Customers without such an order are not in it. Source: Hughes (1994),
+    taken off), r, f, m (1 to 5, 5 the best; equal values share a score), segment (name). Customers without such an order are not in it. Source:
+    Hughes (1994),
     "Strategic Database Marketing"; the names are custom, there is no standard
     """
     lacking = [c for c in ("customer_id", "timestamp", "amount") if c not in orders]
@@ -253,7 +260,8 @@ def rfm_segments(orders: pd.DataFrame, snapshot, history_days: int | None = None
         raise KitError(f"there is no column {lacking[0]!r}.", where="orders", mend=suggest(lacking[0], orders.columns))
     if not pd.api.types.is_datetime64_any_dtype(orders["timestamp"]):
         raise KitError("column 'timestamp' holds no times.", where="orders", mend="turn it into datetimes with pandas.to_datetime.")
-    day, o = pd.Timestamp(snapshot), orders.dropna(subset="customer_id")
+    day, o = _moment(snapshot), orders.dropna(subset="customer_id")
+    o = o.assign(timestamp=o["timestamp"].dt.tz_localize(None))
     bad = ~np.isfinite(o["amount"].to_numpy(dtype=float, na_value=np.nan)) | o["timestamp"].isna().to_numpy()
     if bad.any():
         raise KitError(f"{bad.sum():,} of {len(o):,} orders have no amount or no time.", where="orders", mend="drop or mend them, and say so.")
@@ -361,7 +369,8 @@ def _verdict(tests: pd.DataFrame, gain: Estimate, over: Estimate | None, alpha: 
             (False, True): _("No action's effect is shown to differ, though acting by segment paid on held-out customers"),
             (False, False): _("The segments are not shown to respond differently: treat all alike, or use another criterion")}[differ, pays]
     if over is not None and over.value is not None:
-        text += _("; better than the baseline") if over.low > 0 else _("; worse than the baseline") if over.high < 0 else _("; not shown to beat the baseline")
+        worse = _("; worse than the baseline") if over.high < 0 else _("; not shown to beat the baseline")
+        text += _("; better than the baseline") if over.low > 0 else worse
     return text + "."
 
 # %% ../../nbs/methods/08b_segment_checks.ipynb #actionable
@@ -384,7 +393,8 @@ def actionable(segments, dr: pd.DataFrame | None = None, outcome=None, action=No
 
     Returns
     -------
-    Actionability. Source: doubly robust scores by group: Chernozhukov, Demirer, Duflo & Fernandez-Val (2018) GATES, Semenova & Chernozhukov (2021); value of
+    Actionability. Source: doubly robust scores by group: Chernozhukov, Demirer, Duflo & Fernandez-Val (2018) GATES, Semenova & Chernozhukov
+    (2021); value of
     a policy picked on other folds: Athey & Wager (2021), "Policy learning with observational data"; clusters: Liang & Zeger (1986)
     """
     if dr is None:

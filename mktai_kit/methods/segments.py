@@ -133,14 +133,19 @@ def _mixture(values, k, seed, n_init):
     return _Cut(model.means_, np.arange(k), model)
 
 
-def _map_nodes(values: np.ndarray, seed: int) -> np.ndarray:
-    """Nodes of a trained map that lie nearest to at least one row."""
-    side = int(np.clip(round(math.sqrt(2 * math.sqrt(len(values)))), 3, 8))
+def _map_nodes(values: np.ndarray, seed: int, k: int) -> np.ndarray:
+    """Nodes of a trained map: those that at least half as many rows are nearest to as to a node on average, which leaves out nodes between groups."""
+    side = int(np.clip(round(math.sqrt(2 * math.sqrt(len(values)))), 4, 8))
     som = require("minisom", "segments").MiniSom(side, side, values.shape[1], sigma=side / 3, learning_rate=0.5, random_seed=seed)
     som.pca_weights_init(values) if values.shape[1] > 1 else som.random_weights_init(values)
     som.train(values, 2000, random_order=True)
     nodes = som.get_weights().reshape(side * side, -1)
-    return nodes[np.unique(_Cut(nodes, np.arange(len(nodes))).assign(values))]
+    hits = np.bincount(_Cut(nodes, np.arange(len(nodes))).assign(values), minlength=len(nodes))
+    busy = hits >= len(values) / len(nodes) / 2
+    nodes = nodes[busy if busy.sum() >= k else hits > 0]
+    if len(nodes) < k:
+        raise KitError(f"a map of {len(nodes)} nodes has no {k} segments.", where="n_segments", mend="ask for fewer, or use another method.")
+    return nodes
 
 
 def _tree_cuts(nodes: np.ndarray, ks, keep_nodes: bool) -> Iterator[_Cut]:
@@ -148,18 +153,23 @@ def _tree_cuts(nodes: np.ndarray, ks, keep_nodes: bool) -> Iterator[_Cut]:
     from scipy.cluster.hierarchy import fcluster, linkage
 
     tree = linkage(nodes, "ward")
+    tree[:, 2] = np.arange(len(tree))  # the order of the unions: equal heights would give fewer groups than asked for
     for k in ks:
-        label = np.unique(fcluster(tree, k, "maxclust"), return_inverse=True)[1]
-        yield _Cut(nodes, label) if keep_nodes else _Cut(_centres(nodes, label, label.max() + 1), np.arange(label.max() + 1))
+        label = np.unique(fcluster(tree, k, "maxclust"), return_inverse=True)[1] if k > 1 else np.zeros(len(nodes), int)
+        yield _Cut(nodes, label) if keep_nodes else _Cut(_centres(nodes, label, k), np.arange(k))
 
 # %% ../../nbs/methods/08a_segments.ipynb #check-ks
 def _check_ks(ks, values: np.ndarray) -> None:
     odd = [k for k in ks if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1]
     if odd or not len(ks):
         raise KitError(f"{odd[0] if odd else 'nothing'!r} is no number of segments.", where="n_segments", mend="give whole numbers from 1 up.")
-    distinct = len(np.unique(values, axis=0)) if len(values) < 10_000 else len(values)
+    distinct = _distinct(values)
     if max(ks) > distinct:
         raise KitError(f"{max(ks)} segments of {distinct:,} distinct rows.", where="n_segments", mend="ask for fewer.")
+
+
+def _distinct(values: np.ndarray) -> int:
+    return len(pd.DataFrame(values).drop_duplicates())
 
 
 def _sample(values: np.ndarray, most: int, seed: int) -> np.ndarray:
@@ -180,7 +190,7 @@ def _cuts(segmenter, values: np.ndarray, ks) -> list[_Cut]:
     elif method == "ward":
         cuts = list(_tree_cuts(_sample(values, segmenter.max_rows, seed), ks, keep_nodes=False))
     else:
-        cuts = list(_tree_cuts(_map_nodes(values, seed), ks, keep_nodes=True))
+        cuts = list(_tree_cuts(_map_nodes(values, seed, max(ks)), ks, keep_nodes=True))
     return [_by_size(c, values) for c in cuts]
 
 # %% ../../nbs/methods/08a_segments.ipynb #segmenter
@@ -321,7 +331,8 @@ def one_group(X, n_draws: int = 20, seed: int = 7, reference: str = "one mode") 
     Yields
     ------
     float array (n, columns). Source: a null model that keeps all structure but clusters: Hennig & Lin (2015), "Flexible parametric bootstrap for
-    testing homogeneity against clustering"; one mode: Hartigan & Hartigan (1985), Grenander (1956); copula by rearranging: Iman & Conover (1982), Cario &
+    testing homogeneity against clustering"; one mode: Hartigan & Hartigan (1985), Grenander (1956); copula by rearranging: Iman & Conover (1982),
+    Cario &
     Nelson (1997); box: Tibshirani, Walther & Hastie (2001)
     """
     values, rng = _sorted(_points(X).to_numpy()), np.random.default_rng(seed)
@@ -409,7 +420,8 @@ def valleys(X, segments) -> pd.DataFrame:
     Returns
     -------
     DataFrame, one row per pair: segment, other, valley (customers in the emptiest of five places between, over those at the emptier of the two
-    means; 1 or more: no valley), p (binomial, one-sided). Source: unimodality along the line between two centres as in Hamerly & Elkan (2003), "Learning
+    means; 1 or more: no valley), p (binomial, one-sided). Source: unimodality along the line between two centres as in Hamerly & Elkan (2003),
+    "Learning
     the k in k-means", and Kalogeratos & Likas (2012), "Dip-means"; the line is Fisher's discriminant with the covariance of Ledoit & Wolf (2004)
     """
     values, labels = _points(X).to_numpy(), _labels(segments, len(X))
@@ -470,7 +482,8 @@ def stability(X, segmenter: Segmenter, n_boot: int = 50, n_seeds: int = 5, seed:
     Returns
     -------
     Stability: table with segment, n, share, jaccard (`Estimate`: mean over samples and the range of `level` of them), dissolved (share of samples
-    with Jaccard below 0.5) and verdict ("stable" from 0.75, "doubtful" from 0.6, else "not there"); `seeds`, mean adjusted Rand index between starts and its
+    with Jaccard below 0.5) and verdict ("stable" from 0.75, "doubtful" from 0.6, else "not there"); `seeds`, mean adjusted Rand index between
+    starts and its
     range. Source: Hennig (2007), "Cluster-wise assessment of cluster stability"; Hubert & Arabie (1985)
     """
     from sklearn.metrics import adjusted_rand_score
@@ -503,8 +516,10 @@ class Choice:
     ----------
     n_segments : int; 0 for none
     statement : str, the answer in one sentence
-    table : DataFrame, one row per number tried: n_segments, gap, se, p (adjusted for the numbers tried), valley (of the pair that has the shallowest),
-        silhouette, smallest (rows), gap_holds, valley_holds, jaccard (of the least stable segment; missing where gap or valley fail), and stands: all three hold
+    table : DataFrame, one row per number tried: n_segments, gap, se, p (adjusted for the numbers tried), valley (of the pair that has the
+    shallowest),
+        silhouette, smallest (rows), gap_holds, valley_holds, jaccard (of the least stable segment; missing where gap or valley fail), and stands:
+        all three hold
     n : int, rows given
     used : int, rows used
     method : str
@@ -528,7 +543,7 @@ def _said(table: pd.DataFrame, n: int, used: int) -> tuple[int, str]:
     sample = _(" (judged on a sample of {used:,} of {n:,} customers)").format(used=used, n=n) if used < n else ""
     fits = table[table["stands"]]
     if len(fits):
-        row = fits.iloc[-1]
+        row = fits.loc[fits["gap"].idxmax()]
         k = int(row["n_segments"])
         text = _("{k} segments: tighter than in data with one group (p = {p:.2g}), a valley between every two, each found again (Jaccard {j:.2f} or more)")
         return k, text.format(k=k, p=row["p"], j=row["jaccard"]) + sample + "."
@@ -542,9 +557,11 @@ def _said(table: pd.DataFrame, n: int, used: int) -> tuple[int, str]:
 
 # %% ../../nbs/methods/08a_segments.ipynb #seen
 def _holm(p: np.ndarray) -> np.ndarray:
-    from statsmodels.stats.multitest import multipletests
-
-    return multipletests(p, method="holm")[1]
+    """p-values adjusted for having made all these tests: Holm (1979)."""
+    order = np.argsort(p, kind="stable")
+    out = np.empty(len(p))
+    out[order] = np.minimum(np.maximum.accumulate(p[order] * (len(p) - np.arange(len(p)))), 1)
+    return out
 
 
 def _seen(values: np.ndarray, cut: _Cut) -> dict:
@@ -561,13 +578,13 @@ def _seen(values: np.ndarray, cut: _Cut) -> dict:
 # %% ../../nbs/methods/08a_segments.ipynb #choose-code
 def choose(X, method="kmeans", ks=range(2, 9), seed: int = 7, n_ref: int = 20, n_boot: int = 20, alpha: float = 0.05, max_valley: float = 0.8,
            min_jaccard: float = 0.75, max_rows: int = 1500, min_n: int = 100) -> Choice:
-    """How many segments the data bear out, none included.
+    """How many segments the data bear out, none included: of the numbers whose gap, valleys and stability hold, the one with the largest gap.
 
     Parameters
     ----------
     X : frame or array (n, columns) of finite numbers; `scaled` first
     method : str of `METHODS`, or a `Segmenter`
-    ks : numbers of segments to try, from 2 up
+    ks : numbers of segments to try, from 2 up; no more than a quarter of the different rows there are
     seed : int
     n_ref, n_boot : int, reference data sets and bootstrap samples
     alpha : float, level of the test of the gap, by Holm over `ks`
@@ -590,6 +607,10 @@ def choose(X, method="kmeans", ks=range(2, 9), seed: int = 7, n_ref: int = 20, n
         text = _("not enough data: {n:,} customers, {least:,} needed").format(n=len(frame), least=min_n)
         return Choice(0, text, pd.DataFrame(columns=["n_segments"]), len(frame), 0, segmenter.method)
     values = _sample(_sorted(frame.to_numpy()), max_rows, seed)
+    ks = [k for k in ks if k <= _distinct(values) // 4]
+    if not ks:
+        text = _("No segments to look for: the customers have {n} different rows, which can be counted").format(n=_distinct(values)) + "."
+        return Choice(0, text, pd.DataFrame(columns=["n_segments"]), len(frame), len(values), segmenter.method)
     table = gap_statistic(values, segmenter, ks, n_ref, seed)[["n_segments", "gap", "se", "p"]]
     table["p"] = _holm(table["p"].to_numpy())
     cuts = _cuts(segmenter, values, ks)
@@ -629,6 +650,8 @@ def plot_choice(choice: Choice, ax=None):
                 ax.scatter(s["n_segments"], s["gap"], s=50, color=COLOURS[0] if stands else "white", edgecolor=COLOURS[0], zorder=2, label=label)
         ax.legend(frameon=False, fontsize=9)
         ax.set_xticks(t["n_segments"])
+        low, high = ax.get_ylim()
+        ax.set_ylim(low, high + 0.25 * (high - low))  # room for the legend
     answer = _("{k} segments").format(k=choice.n_segments) if choice.n_segments else _("no segments")
     ax.set(xlabel=_("Number of segments"), ylabel=_("Gap to data with one group"), title=answer)
     ax.spines[["top", "right"]].set_visible(False)

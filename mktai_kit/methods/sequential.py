@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from .experiments import Metric, _effect, _few, _gather, _number_column, _two, _Units, _values
+from .experiment_plan import _real
+from .experiments import Metric, _effect, _few, _gather, _ids, _number_column, _picked, _two, _Units, _values
 from .metrics import COLOURS, INK, Estimate, _wilson
 from ..settings import KitError, suggest
 from ..settings import gettext as _
@@ -72,12 +73,12 @@ def confidence_sequence(value, se, n, expected_n: float, level: float = 0.95, nu
     if not len(value) == len(se) == len(n) or (np.diff(n) < 0).any() or (n < 1).any() or (se < 0).any():
         what = "value, se and n differ in length, n shrinks, or a standard error is negative."
         raise KitError(what, where="confidence_sequence", mend="give one of each per look, in the order of time.")
-    if not (0 < level < 1 and math.isfinite(expected_n) and expected_n > 0):
+    if not (0 < level < 1 and _real(expected_n, "expected_n") > 0):
         raise KitError(f"level {level}, expected_n {expected_n}.", where="confidence_sequence", mend="a level between 0 and 1, units above 0.")
     alpha = 1 - level
     half = _half(se**2 * n, n, alpha, expected_n)
     tau = n * _rho2(alpha, expected_n)
-    z = np.divide(value - null, se, out=np.zeros_like(value), where=se > 0)
+    z = np.divide(value - null, se, out=np.where(value == null, 0.0, np.inf), where=se > 0)
     p = np.minimum(1.0, np.sqrt(tau + 1) * np.exp(-(z**2) * tau / (2 * (tau + 1))))
     return pd.DataFrame({"n": n.astype(int), "value": value, "low": value - half, "high": value + half, "p": np.minimum.accumulate(p)})
 
@@ -138,7 +139,11 @@ def _entered(units: pd.DataFrame, time: str, cluster: str | None) -> np.ndarray:
     moment = units[time]
     if moment.isna().any():
         raise KitError(f"{int(moment.isna().sum()):,} units have no moment.", where="time", mend="give the moment at which each unit entered the test.")
-    return (moment if cluster is None else moment.groupby(units[cluster]).transform("min")).to_numpy()
+    if isinstance(moment.dtype, pd.DatetimeTZDtype):
+        moment = moment.dt.tz_convert("UTC").dt.tz_localize(None)
+    elif moment.map(type).nunique() > 1:
+        raise KitError("its values are of several kinds.", where=f"time {time!r}", mend="turn it into moments by `pd.to_datetime`.")
+    return (moment if cluster is None else moment.groupby(_ids(units, cluster)).transform("min")).to_numpy()
 
 
 def _look_ends(moment: np.ndarray, looks) -> np.ndarray:
@@ -147,10 +152,20 @@ def _look_ends(moment: np.ndarray, looks) -> np.ndarray:
         if not 1 <= looks <= len(moment):
             raise KitError(f"{looks} looks at {len(moment):,} units.", where="looks", mend="give a number from 1 to the number of units, or moments.")
         return np.sort(moment)[np.ceil(np.arange(1, looks + 1) / looks * len(moment)).astype(int) - 1]
-    ends = np.asarray(looks, dtype=moment.dtype)
+    try:
+        ends = np.asarray(_utc(looks) if moment.dtype.kind == "M" else looks).astype(moment.dtype)
+    except (TypeError, ValueError) as e:
+        raise KitError(f"{looks!r} are no moments like those of the units.", where="looks", mend="for instance 10, or a date per week.") from e
     if ends.ndim != 1 or not len(ends) or not (ends[1:] > ends[:-1]).all():
         raise KitError("looks are neither a number nor growing moments.", where="looks", mend="for instance 10, or a date per week.")
+    if ends[-1] < moment.min():
+        raise KitError("all looks come before the first unit.", where="looks", mend="give moments within the test.")
     return ends
+
+
+def _utc(looks) -> pd.DatetimeIndex:
+    """Moments without a time zone, as those of the units are: in UTC."""
+    return pd.to_datetime(looks, utc=True).tz_localize(None)
 
 
 def _over_looks(u: _Units, rank: np.ndarray, names: Sequence, level: float, min_n: int, min_events: int) -> pd.DataFrame:
@@ -180,7 +195,7 @@ def peek(units: pd.DataFrame, metric: Metric, time: str, looks=10, control="cont
     ----------
     units : DataFrame, a row per randomised unit, or several with `cluster`, in any order
     metric : Metric
-    time : column, the moment at which the unit entered the test
+    time : column, the moment at which the unit entered the test; its outcome counts whole from then on, whenever it came (a time zone is read as UTC)
     looks : int, looks after equal numbers of units; or growing moments, such as the end of each week
     control, treatment : names of the arms; the treatment may be left out where there is one
     arm, cluster : columns
@@ -193,15 +208,14 @@ def peek(units: pd.DataFrame, metric: Metric, time: str, looks=10, control="cont
     -------
     Peek. Sources: as `confidence_sequence`; on peeking: Armitage, McPherson & Rowe (1969), "Repeated significance tests on accumulating data"
     """
-    names = [c for c in (arm, *([cluster] if cluster else []), *(covariates or [])) if c not in units]
-    if names:
-        raise KitError(f"there is no column {names[0]!r}.", where="peek", mend=suggest(names[0], units.columns))
+    past = _picked(units, covariates, "covariates")
+    _picked(units, [arm, *([cluster] if cluster else [])], "peek")
     moment = _entered(units, time, cluster)
     arms, pair = _two(units[arm], control, treatment)
     keep = arms.isin(pair).to_numpy()
     units, moment, code = units[keep], moment[keep], (arms == pair[1]).to_numpy().astype(int)[keep]
     ends = _look_ends(moment, looks)
-    x = np.column_stack([_number_column(units[c], c) for c in covariates]) if covariates else None
+    x = None if past is None else np.column_stack([_number_column(past[c], c) for c in past])[keep]
     u, rows = _gather(*_values(units, metric), code, x, None if cluster is None else units[cluster])
     rank = np.zeros(len(u.num), int)
     rank[rows] = np.searchsorted(ends, moment)
@@ -266,7 +280,7 @@ def peeking_rates(units: pd.DataFrame, metric: Metric, time: str, looks=10, clus
     moment = _entered(units, time, cluster)
     ends = _look_ends(moment, looks)
     num, den = _values(units, metric)
-    u, rows = _gather(num, den, np.zeros(len(num), int), None, None if cluster is None else units[cluster])
+    u, rows = _gather(num, den, np.zeros(len(num), int), None, _ids(units, cluster))
     rank = np.zeros(len(u.num), int)
     rank[rows] = np.searchsorted(ends, moment)
     u, rank = u.rows(rank < len(ends)), rank[rank < len(ends)]
