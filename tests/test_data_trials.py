@@ -170,3 +170,9 @@ def test_unknown_programme_is_suggested(shop):
         trials.trial(shop, "chekout")
     with pytest.raises(KitError, match="for tests that draw visitors"):
         trials.first_visit(shop, trials.trial(shop, "retargeting"))
+
+
+def test_what_was_paid_is_the_orders_amount(shop):
+    found = trials.trial(shop, "checkout")
+    assert (found.loc[found["goal"] == 0, "paid"] == 0).all() and (found.loc[found["goal"] > 0, "paid"] > 0).all()
+    assert "paid" not in trials.trial(shop, "retargeting")  # the log has its own reward

@@ -183,3 +183,16 @@ def test_time_zones_do_not_move_the_cut():
     there = log | {"when": pd.Series(log["when"]).dt.tz_localize("UTC")}
     pd.testing.assert_series_equal(joint.make_part("b", **log).early, joint.make_part("b", **there, cut=None).early)
     assert joint.make_part("b", **there, cut="2025-02-20").early.sum() == (log["when"] < "2025-02-20").sum()
+
+
+def test_proposals_for_new_units():
+    part = joint.make_part("badges", **toy())
+    new = pd.DataFrame({"new": [0.0, 1.0]}, index=["a", "b"])
+    by_context, flat = joint.propose(part, "by context", new), joint.propose(part, "badge", new)
+    assert by_context.loc["b", "badge"] > by_context.loc["a", "badge"]
+    assert list(flat.columns) == ["badge"] and flat["badge"].nunique() == 1
+    later = part.policies["by context"][~part.early].index[:50]
+    again = joint.propose(part, "by context", toy()["X"].loc[later]).max(axis=1)
+    assert np.allclose(again.clip(lower=0), part.expected["by context"][later])
+    with pytest.raises(KitError, match="no policy"):
+        joint.propose(part, "banner", new)
