@@ -24,7 +24,7 @@ $(VENV)/.locked: requirements/lock.txt requirements/build.txt
 	@echo "Setting up $(VENV) (once; over a gigabyte, a minute or more) ..."
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --no-compile --require-hashes -r requirements/build.txt  # what comes as source is built with it
-	@$(BIN)/python -m pip install --quiet --no-compile --no-build-isolation --require-hashes -r requirements/lock.txt
+	@$(BIN)/python -m pip install --quiet --no-compile --use-pep517 --no-build-isolation --require-hashes -r requirements/lock.txt
 	@touch $@
 
 $(VENV)/.ready: $(VENV)/.locked pyproject.toml
