@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 SMALL = {
     "trees": 15,
     "n_boot": 100,
-    "n_perm": 60,
+    "n_perm": 100,
     "n_refits": 2,
     "explain_rows": 100,
     "segment_rows": 300,
@@ -56,7 +56,8 @@ def test_where_nothing_works_nothing_is_adopted(null_run):
     assert (actions.loc[actions["list"] == "cart left", "action"] == "none").all()
     assert metrics["lists"]["contacted_without_consent"] == 0
     gates = check_run(null_run[0], load().root / "params.yaml")
-    assert {g.name for g in gates.results if not g.passed} <= {"ranks", "recommends"}  # a tiny shop may not show these
+    # A tiny shop may not show that a score ranks, or that a recommender beats what is popular.
+    assert {g.gate for g in gates.rows if not g.allowed} <= {"ranks", "recommends"}
 
 
 def test_the_honest_score_is_recommended(tmp_path):
