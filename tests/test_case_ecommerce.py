@@ -1,8 +1,5 @@
 """The e-commerce case away from its defaults: where nothing works, on real data that hold a part each, on a practitioner's few tables."""
 
-import json
-
-import nbformat
 import pandas as pd
 import pytest
 import yaml
@@ -10,7 +7,7 @@ import yaml
 from mktai_kit.data import sources
 from mktai_kit.pipeline.gates import check_run
 from mktai_kit.pipeline.run import run_case
-from mktai_kit.settings import KitError, load
+from mktai_kit.settings import load
 from mktai_kit.world import engine
 
 pytestmark = pytest.mark.slow
@@ -26,15 +23,6 @@ SMALL = {
 }
 
 
-def told(folder):
-    """Metrics, summary, and all that the notebook said, of a run."""
-    cells = nbformat.read(folder / "notebook.ipynb", as_version=4).cells
-    said = "\n".join(
-        o["data"].get("text/markdown", "") for c in cells for o in c.get("outputs", []) if o.get("data") is not None
-    )
-    return (*(json.loads((folder / f"{name}.json").read_text()) for name in ("metrics", "summary")), said)
-
-
 @pytest.fixture(scope="module")
 def null_run(tmp_path_factory):
     """A run on a shop in which nothing works, and the shop's folder."""
@@ -46,7 +34,7 @@ def null_run(tmp_path_factory):
         return run_case("ecommerce", asked, "smoke", folder / "run", progress=False), world
 
 
-def test_where_nothing_works_nothing_is_adopted(null_run):
+def test_where_nothing_works_nothing_is_adopted(told, null_run):
     metrics, summary, said = told(null_run[0])
     assert metrics["joint"]["adopted"] == 0 and metrics["joint"]["spent"] == 0
     assert metrics["joint"]["profit"]["value"] == 0 and summary["decision"].startswith("Adopt nothing yet")
@@ -60,13 +48,8 @@ def test_where_nothing_works_nothing_is_adopted(null_run):
     assert {g.gate for g in gates.rows if not g.allowed} <= {"ranks", "recommends"}
 
 
-def test_the_honest_score_is_recommended(tmp_path):
-    try:
-        sources.fetch("online_shoppers", progress=False)
-    except KitError:
-        pytest.skip(
-            "online_shoppers is neither fetched nor in the mirror (MKTAI_MIRROR), and its address cannot be reached"
-        )
+def test_the_honest_score_is_recommended(told, real, tmp_path):
+    real("online_shoppers")
     run = run_case("ecommerce", {**SMALL, "source": "online_shoppers"}, "smoke", tmp_path / "run", progress=False)
     metrics, _summary, said = told(run)
     folds = metrics["page_value"]["folds"]
@@ -79,7 +62,7 @@ def test_the_honest_score_is_recommended(tmp_path):
     )
 
 
-def test_a_small_log_is_refused(tmp_path):
+def test_a_small_log_is_refused(told, tmp_path):
     sources.fetch("open_bandit", variant="bts-women", progress=False)
     asked = {**SMALL, "source": "open_bandit", "variant": "bts-women"}
     metrics, summary, said = told(run_case("ecommerce", asked, "smoke", tmp_path / "run", progress=False))
@@ -88,7 +71,7 @@ def test_a_small_log_is_refused(tmp_path):
     assert summary["decision"].startswith("Do not switch policies")
 
 
-def test_purchases_alone(tmp_path):
+def test_purchases_alone(told, tmp_path):
     sources.fetch("cdnow", progress=False)
     metrics, summary, _said = told(
         run_case("ecommerce", {**SMALL, "source": "cdnow"}, "smoke", tmp_path / "run", progress=False)
@@ -97,7 +80,7 @@ def test_purchases_alone(tmp_path):
     assert summary["decision"].startswith("Draw something by lot")
 
 
-def test_a_practitioners_clicks_alone_suffice(null_run, tmp_path):
+def test_a_practitioners_clicks_alone_suffice(told, null_run, tmp_path):
     given = engine.read(null_run[1], ["sessions", "events"])
     some = given["sessions"].drop_duplicates("session_id")
     some = some[some["visitor_id"] % 3 == 0]

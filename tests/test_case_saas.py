@@ -1,8 +1,5 @@
 """The SaaS case away from its defaults: where nothing works, on one moment's data, on a practitioner's few tables; and its model at work."""
 
-import json
-
-import nbformat
 import pandas as pd
 import pytest
 import yaml
@@ -26,15 +23,6 @@ SMALL = {
 }
 
 
-def told(folder):
-    """Metrics, summary, and all that the notebook said, of a run."""
-    cells = nbformat.read(folder / "notebook.ipynb", as_version=4).cells
-    said = "\n".join(
-        o["data"].get("text/markdown", "") for c in cells for o in c.get("outputs", []) if o.get("data") is not None
-    )
-    return (*(json.loads((folder / f"{name}.json").read_text()) for name in ("metrics", "summary")), said)
-
-
 @pytest.fixture(scope="module")
 def null_run(tmp_path_factory):
     """A run on a company in which no action does anything, and the company's folder."""
@@ -46,7 +34,7 @@ def null_run(tmp_path_factory):
         return run_case("saas", asked, "smoke", folder / "run", progress=False), world
 
 
-def test_where_nothing_works_nobody_is_treated(null_run):
+def test_where_nothing_works_nobody_is_treated(told, null_run):
     metrics, summary, said = told(null_run[0])
     assert metrics["recommended"]["programme"] == "nobody" and summary["decision"].startswith("Contact nobody")
     actions = pd.read_parquet(null_run[0] / "actions.parquet")
@@ -71,7 +59,7 @@ def test_its_model_scores_a_new_week(null_run, tmp_path, capsys):
     assert "the data do not reach" in capsys.readouterr().err and not (tmp_path / "late").exists()
 
 
-def test_one_moment_says_what_it_cannot_do(tmp_path):
+def test_one_moment_says_what_it_cannot_do(told, tmp_path):
     sources.fetch("telco", progress=False)
     run = run_case("saas", {**SMALL, "source": "telco"}, "smoke", tmp_path / "run", progress=False)
     metrics, summary, said = told(run)
@@ -83,7 +71,7 @@ def test_one_moment_says_what_it_cannot_do(tmp_path):
     assert "one moment" in " ".join(summary["limits"]).lower()
 
 
-def test_a_practitioners_accounts_alone_suffice(null_run, tmp_path):
+def test_a_practitioners_accounts_alone_suffice(told, null_run, tmp_path):
     accounts = engine.read(null_run[1], ["accounts"])["accounts"].drop_duplicates("account_id")
     own = {"account_id": "Kundennr", "start_date": "Beginn", "end_date": "Ende", "monthly_amount": "Betrag"}
     accounts[list(own)].rename(columns=own).to_csv(tmp_path / "konten.csv", index=False)

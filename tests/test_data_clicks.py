@@ -53,6 +53,17 @@ def test_ties_have_an_order_and_kinds_that_are_not_known_are_pages():
             assert rows.loc[rows["session_id"] == 1, "carts"].tolist() == [0, 0, 1]
 
 
+def test_what_was_interrupted_begins_anew():
+    with cl.open_shop(cl.tiny_shop()) as whole, cl.open_shop(cl.tiny_shop()) as broken:
+        broken.con.execute("CREATE TABLE past_visitor AS SELECT 1 AS half; CREATE TABLE clicks AS SELECT 2 AS half")
+        for name in ("past", "clicks"):
+            broken.need(name)
+            query = f"SELECT * FROM {name} ORDER BY ALL"
+            pd.testing.assert_frame_equal(broken.sql(query), (whole.need(name), whole.sql(query))[1])
+        cl._BUILD["visits"](broken)  # counted once more, told once
+        pd.testing.assert_frame_equal(broken.repairs, whole.repairs)
+
+
 def test_gaps_are_left_out_and_said():
     toy = cl.tiny_shop()
     e = toy["events"].astype({"session_id": "Int64"})

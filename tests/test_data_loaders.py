@@ -3,7 +3,6 @@
 No test here needs the network. Tests on real data run where the data are: fetched already, or in the mirror folder.
 """
 
-import contextlib
 import io
 import json
 import lzma
@@ -19,9 +18,8 @@ import pandas as pd
 import pytest
 
 from mktai_kit.data import contracts, loaders
-from mktai_kit.data.sources import CATALOGUE, fetch, fetched
+from mktai_kit.data.sources import CATALOGUE
 from mktai_kit.settings import KitError, Settings
-from mktai_kit.settings import load as load_settings
 
 
 def complaint(call, *args, **options):
@@ -338,24 +336,6 @@ def test_import_is_light():
 
 
 # The real data, where they are
-
-
-@pytest.fixture
-def real(tmp_path):
-    """A function that gives the folder of a real data set, or skips."""
-
-    def folder(name, variant=None):
-        settings, source = load_settings(), CATALOGUE[name]
-        files = source.files_of(variant)
-        with contextlib.suppress(KitError):
-            return fetched(name, variant, settings)
-        if settings.mirror is not None and all(
-            f.origin == "address" and (settings.mirror / f.name).is_file() for f in files
-        ):
-            return fetch(name, tmp_path / source.folder(variant), settings=settings, variant=variant, progress=False)
-        pytest.skip(f"{name} is neither fetched nor in the mirror (MKTAI_MIRROR)")
-
-    return folder
 
 
 @pytest.mark.slow

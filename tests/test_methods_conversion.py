@@ -1,5 +1,7 @@
 """Conversion: people on one side, nothing from the future, chances that mean what they say, lists counted by hand."""
 
+from dataclasses import replace
+
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -306,17 +308,19 @@ def test_plot(scored):
 
     ax = co.plot_unfolding(scored, "roc_auc")
     assert len(ax.get_legend_handles_labels()[1]) == 4 and ax.get_ylabel() == "ROC-AUC"
+    again = [scored.table.rename(index={m: f"{m}{k}" for m in scored.table.index.levels[1]}) for k in range(3)]
+    many = co.plot_unfolding(replace(scored, table=pd.concat(again)), "roc_auc")
+    assert len(many.get_legend_handles_labels()[1]) == 12, "each model is drawn"
     with pytest.raises(KitError, match="metric"):
         co.plot_unfolding(scored, "beauty")
     plt.close("all")
 
 
 @pytest.mark.slow
-def test_online_shoppers_benchmark():
-    from mktai_kit.data import loaders, sources
+def test_online_shoppers_benchmark(real):
+    from mktai_kit.data import loaders
 
-    sources.fetch("online_shoppers", progress=False)
-    sessions = loaders.load("online_shoppers")["sessions"]
+    sessions = loaders.load("online_shoppers", folder=real("online_shoppers"))["sessions"]
     months = ["Jan", "Feb", "Mar", "Apr", "May", "June", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
     order = sessions["month"].map({m: i + 1 for i, m in enumerate(months)})
     X = sessions.drop(columns=["session_id", "converted", "region"])

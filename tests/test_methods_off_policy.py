@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from sklearn.linear_model import LinearRegression
 
-from mktai_kit.data import loaders
+from mktai_kit.data import loaders, sources
+from mktai_kit.data.trials import trial, trial_context
 from mktai_kit.methods import off_policy as op
 from mktai_kit.methods.metrics import Estimate
 from mktai_kit.methods.uplift import DRLearner, make_folds
@@ -280,10 +281,8 @@ def test_plot():
 
 
 def log_of(variant):
-    try:
-        tables = loaders.load("open_bandit", tables=["exposures", "products"], variant=variant)
-    except KitError:
-        pytest.skip("open_bandit is not fetched")
+    sources.fetch("open_bandit", variant=variant, progress=False)
+    tables = loaders.load("open_bandit", tables=["exposures", "products"], variant=variant)
     return tables["exposures"], list(tables["products"]["product_id"])
 
 
@@ -315,23 +314,42 @@ def test_worlds():
     hits, refused = [], 0
     for seed in range(5):
         world = ecommerce.simulate(0.008, seed=seed)
-        log = op.banner_log(world.tables)
+        log = trial(world.tables, "creatives")
         hoped = truth.unseal(world).outcomes("creatives", "expected").loc[log.index]
-        hoped, X = hoped[sorted(hoped)], log[["mobile", "known", "new", "dear"]]
-        fold = make_folds(log["action"], 5, log["visitor"])
+        hoped, X = (
+            hoped[sorted(hoped)],
+            trial_context(world.tables, "creatives")[["mobile", "known", "above_median_price"]],
+        )
+        fold = make_folds(log["action"], 5, log["cluster"])
         q = op.cross_q(
-            X, log["action"], log["goal"], LinearRegression(), folds=fold, cluster=log["visitor"], actions=list(hoped)
+            X, log["action"], log["goal"], LinearRegression(), folds=fold, cluster=log["cluster"], actions=list(hoped)
         )
         learner = DRLearner(LinearRegression(), control="plain", folds=2)
         policies = {
             "uniform": op.same_policy(log.index, dict.fromkeys(hoped, 0.2), list(hoped)),
             "plain": op.same_policy(log.index, "plain", list(hoped)),
             "learnt": op.learn_policy(
-                X, log["action"], log["propensity"], log["goal"], learner, folds=fold, cluster=log["visitor"]
+                X, log["action"], log["propensity"], log["goal"], learner, folds=fold, cluster=log["cluster"]
             ),
         }
         for p in policies.values():
-            e = op.evaluate(p, log["action"], log["propensity"], log["goal"], q, log["visitor"], n_boot=300).estimate
+            e = op.evaluate(p, log["action"], log["propensity"], log["goal"], q, log["cluster"], n_boot=300).estimate
             refused += e.value is None
             hits += [] if e.value is None else [e.low <= (p * hoped.loc[p.index]).sum(axis=1).mean() <= e.high]
     assert np.mean(hits) >= 0.8 and refused <= 2
+
+
+def test_actions_that_are_numbers_are_as_good_as_names():
+    X, _true, log = made()
+    numbers = log.assign(action=log["action"].map({"a": 1, "b": 2}))
+    learnt = op.learn_policy(X, **columns(numbers))
+    named = op.learn_policy(X, **columns(log))
+    assert list(learnt) == [1, 2] and np.array_equal(learnt, named)
+    assert op.evaluate(learnt, **columns(numbers)).estimate == op.evaluate(named, **columns(log)).estimate
+
+
+def test_a_policy_differs_from_itself_by_nothing():
+    _X, _true, log = made()
+    policy = op.same_policy(log.index, {"a": 0.5, "b": 0.5}, ["a", "b"])
+    got = op.difference(policy, policy[["b", "a"]], **columns(log))
+    assert got.verdict == op.ENOUGH and (got.estimate.value, got.estimate.low, got.estimate.high) == (0, 0, 0)

@@ -891,13 +891,14 @@ def consent_as_of(consent: pd.DataFrame, purpose: str, when, id: str = "account_
     latest (of any system) is a refusal, or where it no longer holds. Of answers of the same moment, a refusal counts.
     """
     _has({"consent": consent}, "consent", [id, "purpose", "timestamp", "granted"])
-    words = consent["purpose"].astype("str").str.strip().str.lower()
-    if purpose.strip().lower() not in set(words):
-        raise KitError(f"nobody was asked for {purpose!r}.", where="consent", mend=suggest(purpose, sorted(words.dropna().unique())))
+    names = consent["purpose"].dropna().unique()
+    spelt = [n for n in names if str(n).strip().lower() == purpose.strip().lower()]
+    if not spelt:
+        raise KitError(f"nobody was asked for {purpose!r}.", where="consent", mend=suggest(purpose, sorted({str(n).strip().lower() for n in names})))
     by_id = isinstance(when, pd.Series)
     moments = when if by_id else pd.Series(_moment(when), index=pd.Index(consent[id].dropna().unique(), name=id).sort_values())
     keep = [id, "timestamp", "granted", *(c for c in ("system", "expires") if c in consent.columns)]
-    c = consent.loc[(words == purpose.strip().lower()) & consent[id].notna(), keep]
+    c = consent.loc[consent["purpose"].isin(spelt) & consent[id].isin(moments.index.dropna()), keep]
     asked = pd.DataFrame({"unit": np.arange(len(moments)), id: moments.index, "when": moments.to_numpy()})
     c = asked.merge(c, on=id).query("timestamp <= when").sort_values(["timestamp", "granted"], ascending=[True, False], kind="stable")
     last = c.drop_duplicates(["unit", "system"] if "system" in c.columns else "unit", keep="last")

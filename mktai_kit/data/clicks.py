@@ -76,18 +76,14 @@ class Shop:
     """
 
     def __init__(self, con, columns: Mapping[str, Sequence[str]], ids: Mapping[str, str]):
-        self.con, self.columns, self.ids, self._built, self._repairs = con, dict(columns), dict(ids), set(), []
+        self.con, self.columns, self.ids, self._built, self._repairs = con, dict(columns), dict(ids), set(), {}
 
     def need(self, *tables: str) -> None:
         """Build the tables named, and what they stand on: visits, clicks, sums, bills or past."""
         for name in tables:
             if name not in self._built:
+                _BUILD[name](self)  # begins anew what was interrupted
                 self._built.add(name)
-                try:
-                    _BUILD[name](self)
-                except BaseException:
-                    self._built.discard(name)
-                    raise
 
     def sql(self, query: str) -> pd.DataFrame:
         """Rows of a query over visits (sessions of people), clicks, sums (per session) and bills (orders), each once it is needed."""
@@ -97,10 +93,10 @@ class Shop:
     def repairs(self) -> pd.DataFrame:
         """What was mended: table, fault, rows, of (rows looked at), and done."""
         self.need("visits", "clicks", *(["bills"] if "orders" in self.columns else []))
-        return pd.DataFrame(self._repairs, columns=["table", "fault", "rows", "of", "done"])
+        return pd.DataFrame(list(self._repairs.values()), columns=["table", "fault", "rows", "of", "done"])
 
     def _note(self, table: str, fault: str, rows: int, of: int, done: str) -> None:
-        self._repairs.append((table, _(fault), int(rows or 0), int(of), _(done)))
+        self._repairs[table, fault] = table, _(fault), int(rows or 0), int(of), _(done)
 
     def _one(self, query: str) -> tuple:
         return self.con.sql(query).fetchall()[0]
@@ -254,9 +250,9 @@ def _build_visits(shop: Shop) -> None:
     elif not told:
         rows = f"SELECT s.*, k.until, k.n FROM ({rows}) AS s LEFT JOIN ({span}) AS k USING (session_id)"
     bucket = f"(md5_number_lower(visitor_id::VARCHAR) % {BUCKETS})::USMALLINT"
-    shop.con.execute(f"""CREATE TABLE every_visit AS SELECT session_id, visitor_id, {", ".join(columns)}, timestamp AS start, {bucket} AS bucket,
+    shop.con.execute(f"""CREATE OR REPLACE TABLE every_visit AS SELECT session_id, visitor_id, {", ".join(columns)}, timestamp AS start, {bucket} AS bucket,
         {bot} AS known_bot, coalesce({hasty.format(*HASTY)}, false) AS hasty FROM ({rows})""")
-    shop.con.execute("CREATE VIEW visits AS SELECT * EXCLUDE (known_bot, hasty) FROM every_visit WHERE NOT known_bot AND NOT hasty")
+    shop.con.execute("CREATE OR REPLACE VIEW visits AS SELECT * EXCLUDE (known_bot, hasty) FROM every_visit WHERE NOT known_bot AND NOT hasty")
     _note_visits(shop, bool(given))
 
 
@@ -294,7 +290,7 @@ def _build_clicks(shop: Shop) -> None:
     cents = "round(100 * min(price) FILTER (isfinite(price)))::BIGINT"
     join = f"LEFT JOIN (SELECT product_id, {cents} AS cents FROM raw_products GROUP BY product_id) AS p USING (product_id)" if price else ""
     # Rows that are alike have the same rank: the first of them has it as its number too. One sorting does for both.
-    shop.con.execute(f"""CREATE TABLE clicks AS SELECT c.*, {"cents" if price else "NULL::BIGINT AS cents"} FROM (
+    shop.con.execute(f"""CREATE OR REPLACE TABLE clicks AS SELECT c.*, {"cents" if price else "NULL::BIGINT AS cents"} FROM (
         SELECT e.session_id, e.timestamp, {kind} AS kind, {product} AS product_id, (dense_rank() OVER w)::INTEGER AS place
         FROM raw_events AS e SEMI JOIN visits USING (session_id) WHERE e.timestamp IS NOT NULL
         WINDOW w AS (PARTITION BY e.session_id ORDER BY e.timestamp, {kind}, {product})
@@ -316,7 +312,7 @@ def _build_sums(shop: Shop) -> None:
     shop.need("clicks")
     counts = ", ".join(f"(count(*) FILTER (kind = {i}))::INTEGER AS {n}" for i, n in enumerate(("pages", "searches", "views", "carts", "checkouts", "purchases")))
     firsts = ", ".join(f"min(timestamp) FILTER (kind = {i}) AS first_{n}" for i, n in enumerate(KINDS) if i >= 2)
-    shop.con.execute(f"""CREATE TABLE sums AS SELECT session_id, count(*)::INTEGER AS n_events, {counts}, min(timestamp) AS first, max(timestamp) AS last,
+    shop.con.execute(f"""CREATE OR REPLACE TABLE sums AS SELECT session_id, count(*)::INTEGER AS n_events, {counts}, min(timestamp) AS first, max(timestamp) AS last,
         {firsts}, min(place) FILTER (kind = {KINDS.index("cart")}) AS cart_place FROM clicks GROUP BY session_id""")
 
 
@@ -328,12 +324,12 @@ def _build_bills(shop: Shop) -> None:
     if "orders" not in shop.columns:
         nothing = ", ".join(f"NULL::{shop.ids.get(c, 'BIGINT')} AS {c}" for c in ("order_id", "session_id", "customer_id"))
         nothing += ", NULL::TIMESTAMP AS timestamp, NULL::TIMESTAMP AS known"
-        shop.con.execute(f"CREATE TABLE bills AS SELECT {nothing}, NULL::BIGINT AS amount, NULL::BIGINT AS margin WHERE false")
+        shop.con.execute(f"CREATE OR REPLACE TABLE bills AS SELECT {nothing}, NULL::BIGINT AS amount, NULL::BIGINT AS margin WHERE false")
         return
     given = shop.columns["orders"]
     has = {c: c if c in given else f"NULL::{shop.ids.get(c, t)}" for c, t in _BILL}
     order = ", ".join(["timestamp", *(c for c in given if c not in ("timestamp", "order_id"))])
-    shop.con.execute(f"""CREATE TABLE bills AS SELECT order_id, {has["session_id"]} AS session_id, {has["customer_id"]} AS customer_id, timestamp,
+    shop.con.execute(f"""CREATE OR REPLACE TABLE bills AS SELECT order_id, {has["session_id"]} AS session_id, {has["customer_id"]} AS customer_id, timestamp,
         greatest(timestamp, {has["recorded"]}) AS known, round({MONEY} * amount)::BIGINT AS amount, round({MONEY} * (amount - CASE WHEN isfinite({has["cost"]}) THEN {has["cost"]} END))::BIGINT AS margin
         FROM raw_orders WHERE order_id IS NOT NULL AND timestamp IS NOT NULL AND isfinite(amount)
         QUALIFY row_number() OVER (PARTITION BY order_id ORDER BY {order}) = 1""")
@@ -346,7 +342,7 @@ def _build_past(shop: Shop) -> None:
     """past: for each session, what was known of its visitor, and of the customer they were known to be, before it began."""
     shop.need("sums", "bills")
     # Ends of sessions and starts of others in one row of time: a start sees the ends before it, not those of the same moment.
-    shop.con.execute("""CREATE TABLE past_visitor AS SELECT session_id, start, n, views, carts, left_carts, buys, ended, bought, customer FROM (
+    shop.con.execute("""CREATE OR REPLACE TABLE past_visitor AS SELECT session_id, start, n, views, carts, left_carts, buys, ended, bought, customer FROM (
         SELECT asks, session_id, t AS start, sum(n) OVER w AS n, sum(views) OVER w AS views, sum(carts) OVER w AS carts, sum(left_cart) OVER w AS left_carts,
             sum(buys) OVER w AS buys, max(ended) OVER w AS ended, max(bought) OVER w AS bought, last_value(customer_id IGNORE NULLS) OVER w AS customer
         FROM (SELECT visitor_id, least(start, first) AS t, true AS asks, session_id, 0 AS n, 0 AS views, 0 AS carts, 0 AS left_cart, 0 AS buys,
@@ -354,13 +350,13 @@ def _build_past(shop: Shop) -> None:
             UNION ALL SELECT visitor_id, last, false, session_id, 1, views, (carts > 0)::INTEGER, (carts > 0 AND purchases = 0)::INTEGER, (purchases > 0)::INTEGER,
                 last, CASE WHEN purchases > 0 THEN last END, customer_id FROM visits JOIN sums USING (session_id))
         WINDOW w AS (PARTITION BY visitor_id ORDER BY t, asks DESC, session_id ROWS UNBOUNDED PRECEDING)) WHERE asks""")
-    shop.con.execute("""CREATE TABLE past_customer AS SELECT session_id, orders, spent, ordered FROM (
+    shop.con.execute("""CREATE OR REPLACE TABLE past_customer AS SELECT session_id, orders, spent, ordered FROM (
         SELECT asks, session_id, sum(n) OVER w AS orders, sum(amount) OVER w AS spent, max(ordered) OVER w AS ordered
         FROM (SELECT customer, start AS t, true AS asks, session_id, 0 AS n, 0::BIGINT AS amount, NULL::TIMESTAMP AS ordered FROM past_visitor
                 WHERE customer IS NOT NULL
             UNION ALL SELECT customer_id, known, false, NULL, 1, amount, timestamp FROM bills WHERE customer_id IS NOT NULL)
         WINDOW w AS (PARTITION BY customer ORDER BY t, asks DESC, session_id ROWS UNBOUNDED PRECEDING)) WHERE asks""")
-    shop.con.execute(f"""CREATE TABLE past AS SELECT v.session_id, v.start AS began, v.customer AS known_customer,
+    shop.con.execute(f"""CREATE OR REPLACE TABLE past AS SELECT v.session_id, v.start AS began, v.customer AS known_customer,
         (n)::INTEGER AS past_sessions, epoch(v.start - ended) / 86400 AS past_days, (v.views)::INTEGER AS past_views, (v.carts)::INTEGER AS past_carts,
         (v.left_carts)::INTEGER AS past_left_carts, (v.buys)::INTEGER AS past_purchases, epoch(v.start - v.bought) / 86400 AS past_purchase_days,
         (v.customer IS NOT NULL)::INTEGER AS known, coalesce(c.orders, 0)::INTEGER AS past_orders, coalesce(c.spent, 0) / {MONEY} AS past_spent,

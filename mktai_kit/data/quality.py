@@ -584,8 +584,8 @@ def _tidied(name: str, frame: pd.DataFrame, copies: bool, most: float) -> Iterat
     """One table after each repair of its own: what was done, the table, the rows touched."""
     contract = contracts.TABLES[name]
     again = _again(contract, frame, copies, most)
-    yield _("given twice: the first row is kept"), frame[~again], int(again.sum())
-    out, touched = frame[~again], 0
+    out, touched = frame[~again] if again.any() else frame, 0  # large tables are not copied for nothing
+    yield _("given twice: the first row is kept"), out, int(again.sum())
     for c in contract.columns.values():
         if c.family == "category" and c.name in out.columns:
             s, n = _one_spelling(out[c.name])
@@ -612,12 +612,14 @@ def tidy(tables: dict[str, pd.DataFrame], copies: Iterable[str] = (), most: floa
         for repair, frame, rows in _tidied(name, out[name], name in set(copies), most):
             out[name] = frame
             log.append((name, repair, rows))
-    left = -1
-    while left != sum(map(len, out.values())):  # rows about rows that were left out are left out, too
-        left = sum(map(len, out.values()))
+    shrunk = set(out)
+    while shrunk:  # rows about rows that were left out are left out, too
+        before, shrunk = shrunk, set()
         for table, column, other in contracts.references(out):
-            lost = _few(contracts.orphans(out, table, column), most)
-            out[table] = out[table][~lost]
-            log.append((table, _("{0} not known in {1}: left out").format(column, other), int(lost.sum())))
+            lost = _few(contracts.orphans(out, table, column), most) if other in before else np.zeros(0, bool)
+            if lost.any():
+                out[table] = out[table][~lost]
+                shrunk.add(table)
+                log.append((table, _("{0} not known in {1}: left out").format(column, other), int(lost.sum())))
     log = pd.DataFrame(log, columns=["table", "repair", "rows"])
     return {n: f.reset_index(drop=True) for n, f in out.items()}, log[log["rows"] > 0].reset_index(drop=True)

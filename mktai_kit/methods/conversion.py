@@ -339,8 +339,10 @@ def plot_unfolding(scored: Scored, metric: str = "pr_auc", ax=None):
         raise KitError(f"no metric {metric!r} by clicks.", where="plot_unfolding", mend="give the result of score_as_it_unfolds(...).")
     ax = plt.subplots(figsize=(6.4, 3.8), layout="constrained")[1] if ax is None else ax
     clicks, models = (list(dict.fromkeys(table.index.get_level_values(i))) for i in (0, 1))
-    looks = zip(models, [INK, *COLOURS, "#56B4E9", "#E69F00"], ["--", "-", "-", "-", "-", "-", "-"], "sov^Dx+", strict=False)
-    for i, (model, colour, line, marker) in enumerate(looks):
+    palette = [*COLOURS, "#56B4E9", "#E69F00"]
+    for i, model in enumerate(models):
+        k = (i - 1) % len(palette)
+        colour, line, marker = (palette[k], "-", "ov^Dx+"[k]) if i else (INK, "--", "s")
         found = [(c, table.loc[(c, model), metric]) for c in clicks]
         found = [(clicks.index(c), e) for c, e in found if e.value is not None]
         at = np.array([x for x, _e in found]) + 0.06 * (i - (len(models) - 1) / 2)

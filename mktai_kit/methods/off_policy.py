@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ENOUGH', 'TOO_LITTLE', 'same_policy', 'greedy_policy', 'softmax_policy', 'weight_report', 'propensity_check',
-           'cross_q', 'Evaluation', 'evaluate', 'difference', 'learn_policy', 'banner_log', 'plot_values']
+           'cross_q', 'Evaluation', 'evaluate', 'difference', 'learn_policy', 'plot_values']
 
 # %% ../../nbs/methods/11b_off_policy.ipynb #imports
 import math
@@ -375,9 +375,16 @@ def _parts(policy: pd.DataFrame, log: _Log, clip: float | None) -> dict[str, tup
     return out
 
 
+_BLOCKS = 50_000
+
+
 def _studentised(parts: np.ndarray, codes: np.ndarray, n_clusters: int, n_boot: int, level: float, seed: int) -> np.ndarray:
     """Ends around 0 (2, methods) of means of centred parts (n, methods), by the bootstrap-t over clusters: longer on the side to which sales are skewed."""
     sums = np.column_stack([np.bincount(codes, part, n_clusters) for part in parts.T])
+    se = np.sqrt((sums**2).sum(axis=0)) / len(parts)
+    if n_clusters > _BLOCKS:  # sums over blocks of clusters have the same variance and the same skewness, which is all that t is drawn for
+        of, n_clusters = np.arange(n_clusters) % _BLOCKS, _BLOCKS
+        sums = np.column_stack([np.bincount(of, column, _BLOCKS) for column in sums.T])
     both, t = np.hstack([sums, sums**2]), []
     for drawn in _draws(n_clusters, n_boot, seed, n_clusters):
         # plain sums: BLAS rounds differently from machine to machine
@@ -385,7 +392,6 @@ def _studentised(parts: np.ndarray, codes: np.ndarray, n_clusters: int, n_boot: 
         spread = two - one**2 / n_clusters
         t.append(np.divide(one, np.sqrt(np.maximum(spread, 0)), out=np.zeros(one.shape), where=spread > 0))
     high, low = np.quantile(np.concatenate(t), [(1 + level) / 2, (1 - level) / 2], axis=0)
-    se = np.sqrt((sums**2).sum(axis=0)) / len(parts)
     return np.stack([-high * se, -low * se])
 
 
@@ -398,7 +404,7 @@ def _carriers(part: np.ndarray, codes: np.ndarray, n_clusters: int) -> float:
 def _shortage(weights: pd.Series, min_ess: float, min_carriers: float, max_share: float, clipped: bool) -> str:
     """Why the log cannot speak for the policy, or ''."""
     if weights["ess"] < min_ess:
-        return _("effective sample size {ess:,.0f}, {least:,.0f} needed").format(ess=weights["ess"], least=min_ess)
+        return _("effective sample size {ess:,.0f}, {least:,.0f} needed").format(ess=math.floor(weights["ess"]), least=min_ess)
     if weights["unseen"] > 0.01:
         return _("{share:.0%} of the policy is what the log never tried").format(share=weights["unseen"])
     if weights["max_share"] > max_share:
@@ -408,7 +414,7 @@ def _shortage(weights: pd.Series, min_ess: float, min_carriers: float, max_share
         what = _("the weights average {mean:.2f} and not 1: the logged chances are wrong, or some of what the policy does was never tried")
         return what.format(mean=weights["mean_weight"])
     if weights["carriers"] < min_carriers:
-        return _("{rows:,.0f} rows carry the figure, {least:,.0f} needed").format(rows=weights["carriers"], least=min_carriers)
+        return _("{rows:,.0f} rows carry the figure, {least:,.0f} needed").format(rows=math.floor(weights["carriers"]), least=min_carriers)
     return ""
 
 
@@ -487,6 +493,9 @@ def difference(policy: pd.DataFrame, baseline: pd.DataFrame | None, action, prop
             raise KitError("it has other actions or rows than the policy.", where="baseline", mend="give both for the same rows and actions.")
         same = _matched(policy, baseline=baseline)[1]
         baseline = pd.DataFrame({a: same[a] for a in log.actions}, index=policy.index)
+        if np.allclose(baseline, policy):
+            e, why = Estimate(0.0, 0.0, 0.0, len(policy), level, unit), _("the two policies do the same")
+            return Evaluation(dict.fromkeys(values, e), pd.concat([weights, pd.Series({"carriers": 0.0})]), ENOUGH, why)
         other, known = _parts(baseline, log, clip), _report(baseline, log, clip)
         weights = known if known["ess"] < weights["ess"] else weights
     apart = {m: (value - other[m][0], part - other[m][1]) for m, (value, part) in values.items()}
@@ -523,44 +532,14 @@ def learn_policy(X, action, propensity, reward, learner=None, control=None, fold
     if not len(action) or pd.isna(action).any():
         raise KitError("there are no rows, or actions are missing.", where="action", mend="write what was done in every row.")
     if control is None:
-        control = learner.control if learner is not None else pd.Series(action).astype(str).value_counts().sort_index().idxmax()
+        rows = pd.Series(action).value_counts()
+        control = learner.control if learner is not None else min(rows.index[rows == rows.max()], key=str)
     learner = DRLearner(ridge(), control=control, folds=2) if learner is None else clone(learner).set_params(control=control)
     fold = make_folds(action, folds, cluster, seed)
     effects = cross_effects(learner, X, reward, action, propensity, fold, cluster, seed, sequential).dropna() - bar
-    values = effects.assign(**{str(control): 0.0})[sorted([*effects, control])]
+    effects[control] = 0.0
+    values = effects[sorted(effects, key=str)]
     return greedy_policy(values, explore) if temperature is None else softmax_policy(values, temperature, explore)
-
-# %% ../../nbs/methods/11b_off_policy.ipynb #banner_log
-def banner_log(tables: Mapping, campaign_id=None) -> pd.DataFrame:
-    """The log of a bandit of creatives with what was known when each was shown.
-
-    Parameters
-    ----------
-    tables : mapping of table name to DataFrame: exposures, and products and sessions where they exist
-    campaign_id : the campaign of the bandit; by default the one whose exposures have an arm
-
-    Returns
-    -------
-    DataFrame indexed by exposure_id: visitor, timestamp, action, propensity, goal (0 or 1), reward (profit), and features of 0 and 1 or
-    numbers: mobile, new, known (a customer), log_price, week. Copied rows are dropped by their key
-    """
-    seen = tables["exposures"]
-    seen = seen[seen["arm"].notna() & seen["propensity"].notna() & (True if campaign_id is None else seen["campaign_id"] == campaign_id)]
-    seen = seen.drop_duplicates("exposure_id").set_index("exposure_id")
-    if not len(seen):
-        raise KitError("no exposure has an arm and a propensity.", where="exposures", mend="off-policy evaluation needs the chance with which each was chosen.")
-    out = pd.DataFrame({"visitor": seen["visitor_id"], "timestamp": seen["timestamp"], "action": seen["arm"].astype(str), "propensity": seen["propensity"],
-                        "goal": seen["converted"].astype(float), "reward": seen["reward"].astype(float),
-                        "mobile": seen["device"].astype(str).str.contains("mobile").astype(float), "known": seen["customer_id"].notna().astype(float)})  # fmt: skip
-    if "sessions" in tables:
-        kind = tables["sessions"].drop_duplicates("session_id").set_index("session_id")["visitor_type"].astype(str)
-        out["new"] = (seen["session_id"].map(kind) == "new").astype(float)
-    if "products" in tables:
-        price = seen["product_id"].map(tables["products"].drop_duplicates("product_id").set_index("product_id")["price"]).astype(float)
-        out["log_price"] = np.log1p(price.fillna(price.median()))
-        out["dear"] = (price >= 25).astype(float)
-    out["week"] = (seen["timestamp"].dt.day_of_year // 7).astype(float)
-    return out
 
 # %% ../../nbs/methods/11b_off_policy.ipynb #plot_values
 def plot_values(evaluations: Mapping, ax=None):

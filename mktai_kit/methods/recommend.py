@@ -474,17 +474,23 @@ class ImplicitALS(Recommender):
         return sure
 
     def _learn(self, frame):
+        from threadpoolctl import threadpool_limits
+
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # its progress bar, which is not used, complains where there are no widgets
             als = require("implicit.cpu.als", "recommend").AlternatingLeastSquares
         f, steps = _whole(self.factors, "factors"), _whole(self.iterations, "iterations")
-        self.model_ = als(f, self.regularization, dtype=np.float32, iterations=steps, num_threads=1, random_state=self.seed)
-        self.model_.fit(self._confidence(self.seen_), show_progress=False)
+        with threadpool_limits(1, "blas"):  # many small solves: BLAS threads slow them down, and change their last bits
+            self.model_ = als(f, self.regularization, dtype=np.float32, iterations=steps, num_threads=1, random_state=self.seed)
+            self.model_.fit(self._confidence(self.seen_), show_progress=False)
 
     def _score(self, history, rows):
+        from threadpoolctl import threadpool_limits
+
         if rows is None:  # a newer history: solve for its vector, the products' vectors stay
             n = history.shape[0]
-            users = self.model_.recalculate_user(np.arange(n), self._confidence(history)).reshape(n, -1)
+            with threadpool_limits(1, "blas"):
+                users = self.model_.recalculate_user(np.arange(n), self._confidence(history)).reshape(n, -1)
         else:
             users = np.where((rows < 0)[:, None], np.float32(0), self.model_.user_factors[rows])
         return users @ self.model_.item_factors.T
