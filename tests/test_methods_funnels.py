@@ -259,7 +259,9 @@ def test_plots(visits):
 def test_bad_settings_are_refused(visits):
     with pytest.raises(KitError, match="level = 95"):
         fu.funnel(visits, STEPS, "visitor_id", level=95)
-    with pytest.raises(KitError, match="no correction 'none'"):
-        fu.friction(visits, STEPS, "device", "visitor_id", correction="none")
+    with pytest.raises(KitError, match="level = 95"):
+        fu.friction(visits, STEPS, "device", "visitor_id", level=95)
+    with pytest.raises(KitError, match="'fdr' is not known"):
+        fu.friction(visits, STEPS, "device", "visitor_id", correction="fdr")
     with pytest.raises(KitError, match="no column"):
         fu.transitions([1])

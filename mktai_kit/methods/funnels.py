@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
+from .experiment_plan import false_discovery
 from .metrics import COLOURS, INK, Estimate, _codes, _wilson
 from ..settings import KitError, suggest
 from ..settings import gettext as _
@@ -190,7 +191,7 @@ def friction(table: pd.DataFrame, steps: Sequence[str], by: str, cluster: str | 
     by : column of groups
     reference : a group to compare with; by default all others together
     adjust : column of strata, optional: the reference is weighed to the group's own mix of them, so that like is compared with like
-    correction : "holm", "fdr_bh" or another method of statsmodels' multipletests, over all groups and steps
+    correction : as in `experiment_plan.false_discovery`, over all groups and steps
     min_n : int; units before the step, here and elsewhere; below, or with fewer than 5 expected to go on or to stop, "not enough data"
 
     Returns
@@ -199,12 +200,8 @@ def friction(table: pd.DataFrame, steps: Sequence[str], by: str, cluster: str | 
     difference (Estimate, pointwise interval), p, p_adjusted, friction (bool: fewer go on, after correction), at_stake (Estimate: goals that the group would
     have more, assuming what `STAKE` says). Source: ratio linearisation over clusters: Cochran (1977), "Sampling techniques", ch. 6; Holm (1979).
     """
-    from statsmodels.stats.multitest import multipletests
-
-    try:
-        multipletests([0.5], method=correction)
-    except (TypeError, ValueError) as e:
-        raise KitError(f"no correction {correction!r}.", where="correction", mend='use "holm" or "fdr_bh".') from e
+    false_discovery([], correction)  # an unknown one is refused before the work
+    _covers(level)
     steps, strata = list(steps), [adjust] if adjust is not None else []
     reached, codes, n_clusters, _skipped = _prepared(table, steps, cluster, [by, *strata])
     (names, group), (layers, layer) = _groups(table, by), _groups(table, adjust)
@@ -223,10 +220,7 @@ def friction(table: pd.DataFrame, steps: Sequence[str], by: str, cluster: str | 
             rate = own[1].sum() / own[0].sum() if own[0].sum() else np.nan
             rows.append((name, steps[j], int(own[0].sum()), rate, rate - gap.value if gap.value is not None else np.nan, gap, p, stake))
     out = pd.DataFrame(rows, columns=["group", "step", "n", "rate", "elsewhere", "difference", "p", "at_stake"])
-    tested = out["p"].notna()
-    out.insert(7, "p_adjusted", np.nan)
-    if tested.any():
-        out.loc[tested, "p_adjusted"] = multipletests(out.loc[tested, "p"], method=correction)[1]
+    out.insert(7, "p_adjusted", false_discovery(out["p"], correction))
     fewer = out["difference"].map(lambda e: e.value is not None and e.value < 0)
     out.insert(8, "friction", fewer & (out["p_adjusted"] < 1 - level))
     return out.assign(_up=~fewer).sort_values(["friction", "_up", "p"], ascending=[False, True, True], kind="stable", ignore_index=True).drop(columns="_up")

@@ -225,10 +225,11 @@ def make_folds(action, folds=5, cluster=None, seed: int = 7) -> np.ndarray:
         return fold
     if folds < 2 or n_clusters < folds:
         raise KitError(f"{folds} folds for {n_clusters:,} clusters.", where="folds", mend="give 2 or more folds, and no more than there are clusters.")
-    order = np.lexsort((action.astype(str), codes))
-    first = pd.Series(action[order].astype(str)).groupby(codes[order]).first().to_numpy()
+    arm, names = pd.factorize(action, use_na_sentinel=False)
+    first = np.full(n_clusters, len(names))  # each cluster's first action by name
+    np.minimum.at(first, codes, np.argsort(np.argsort(names.astype(str), kind="stable"))[arm])
     shuffled = np.random.default_rng(seed).permutation(n_clusters)
-    dealt = shuffled[np.argsort(pd.factorize(first[shuffled], sort=True)[0], kind="stable")]
+    dealt = shuffled[np.argsort(first[shuffled], kind="stable")]
     fold = np.empty(n_clusters, int)
     fold[dealt] = np.arange(n_clusters) % folds
     return fold[codes]
