@@ -545,8 +545,8 @@ def _said(table: pd.DataFrame, n: int, used: int) -> tuple[int, str]:
     if len(fits):
         row = fits.loc[fits["gap"].idxmax()]
         k = int(row["n_segments"])
-        text = _("{k} segments: tighter than in data with one group (p = {p:.2g}), a valley between every two, each found again (Jaccard {j:.2f} or more)")
-        return k, text.format(k=k, p=row["p"], j=row["jaccard"]) + sample + "."
+        text = _("{k} segments: tighter than in data with one group (p = {p:.2g}), a valley between every two, each found again (Jaccard at least {j:.2f})")
+        return k, text.format(k=k, p=row["p"], j=np.floor(100 * row["jaccard"]) / 100) + sample + "."
     if not table["gap_holds"].any():
         why = _("at no number from {a} to {b} are they tighter than those of data with one group")
     elif not (table["gap_holds"] & table["valley_holds"]).any():
