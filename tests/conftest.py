@@ -2,12 +2,17 @@
 
 import contextlib
 import json
+import signal
 
 import nbformat
 import pytest
 
 from mktai_kit.data.sources import CATALOGUE, fetch, fetched
 from mktai_kit.settings import KitError, load
+
+# A shell that starts the tests in the background lets them, and all that they start, ignore an interrupt; tests send some.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

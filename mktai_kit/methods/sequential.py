@@ -167,7 +167,7 @@ def _utc(looks) -> pd.DatetimeIndex:
     """Moments without a time zone, as those of the units are: in UTC."""
     return pd.to_datetime(looks, utc=True).tz_localize(None)
 
-
+# %% ../../nbs/methods/10b_sequential.ipynb #over-looks
 _LOOKED = ["n", "value", "se", "naive_low", "naive_high", "naive_p"]
 
 
