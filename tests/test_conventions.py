@@ -50,12 +50,12 @@ def dotted(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, **by_name)
 def test_dollars_are_money(path):
-    """Two bare dollars in a paragraph make Jupyter set what is between them as mathematics: money is written \\$5."""
+    r"""Two dollars in a paragraph make JupyterLab set what is between them as mathematics: money is written \\$5."""
     for cell in read(path).cells:
         if cell.cell_type == "markdown":
             prose = re.sub(r"```.*?```|`[^`]*`", "", cell.source, flags=re.S)
             for paragraph in prose.split("\n\n"):
-                money = re.findall(r"(?<!\\)\$\d[\d,.]*+(?! *[-+*/=^_\\])", paragraph)
+                money = re.findall(r"(?<!\\\\)\$\d[\d,.]*+(?! *[-+*/=^_\\])", paragraph)
                 assert len(money) < 2, f"{cell.id}: {money}"
 
 

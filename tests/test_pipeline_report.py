@@ -401,6 +401,7 @@ def test_tables_are_set_for_reading():
         ("$$\n\\sum_i x_i\n$$", "<p><code>\\sum_i x_i</code></p>"),
         ("$2^n$ and `$x$` and \\$5$", "<p><code>2^n</code> and <code>$x$</code> and $5$</p>"),
         ("$<b>$ $", "<p><code>&lt;b&gt;</code> $</p>"),
+        (r"\\$5, then -\\$6 [-\\$7, \\$8]", "<p>$5, then -$6 [-$7, $8]</p>"),
         ("[x](javascript:alert(1)) <https://a.b> ![pic & co](https://a.b/c.png)", "<p>x https://a.b pic &amp; co</p>"),
         ("<b>x</b>", "<p>&lt;b&gt;x&lt;/b&gt;</p>"),
     ],

@@ -188,7 +188,7 @@ def prose(text: str, page: Page | None = None) -> str:
     """
     page = page or Page(started=True)
     md = _markdown()
-    tokens = md.parse(text)
+    tokens = md.parse(text.replace(r"\\$", r"\$"))  # money as notebooks write it: JupyterLab takes \$ for the start of a formula
     if not page.started:
         tokens, page.started = _without_title(tokens), True
     for i, token in enumerate(tokens):
